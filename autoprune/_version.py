@@ -1,0 +1,3 @@
+"""The version, only here."""
+
+__version__ = "0.1.0"
