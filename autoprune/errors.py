@@ -37,6 +37,14 @@ class ModelError(AutopruneError):
     """A network that could not be built, loaded or called."""
 
 
+class TrainingDiverged(AutopruneError):  # noqa: N818 - it names what happened
+    """A training loss, or a weight, that is no longer a finite number."""
+
+    def __init__(self, step: int, what: str) -> None:
+        self.step = step
+        super().__init__(f"training diverged at step {step}: {what}; lower the learning rate or set clip_norm")
+
+
 class MethodError(AutopruneError):
     """A method that was asked for something it cannot do."""
 
@@ -56,8 +64,9 @@ class ArtifactError(AutopruneError):
 class MissingExtraError(AutopruneError):
     """An optional dependency that is not installed."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package '{package}'; install it with: pip install 'autoprune[{extra}]'")
+    def __init__(self, package: str, extra: str | None, purpose: str) -> None:
+        what = package if extra is None else f"'autoprune[{extra}]'"
+        super().__init__(f"{purpose} needs the package '{package}'; install it with: pip install {what}")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, limit: int = 12) -> UnknownNameError:

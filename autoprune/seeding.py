@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,3 +18,11 @@ def derive(seed: int, *labels: object) -> int:
 def generator(seed: int, *labels: object) -> torch.Generator:
     """A CPU generator of its own, seeded by :func:`derive`."""
     return torch.Generator().manual_seed(derive(seed, *labels))
+
+
+@contextmanager
+def seeded(seed: int, *labels: object) -> Iterator[None]:
+    """What draws from torch's own generator (initial weights, dropout) draws from ``seed``; nothing is changed after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, *labels))
+        yield
