@@ -270,8 +270,3 @@ class LayerGraph:
         lines = [f"{n}|{i.kind}|{i.weight_shape}|{i.macs}" for n, i in self.layers.items()]
         lines += [f"{g.name}|{g.pattern}|{g.size}|{g.protected is None}" for g in self.groups.values()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def positions(index: Iterable[Sequence[int]]) -> Tensor:
-    """``[units, k]`` int64 from nested sequences."""
-    return torch.tensor([list(i) for i in index], dtype=torch.int64)
