@@ -1,0 +1,67 @@
+"""``autoprune list``: what can be named."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import typer
+
+from autoprune.cli.console import say, show_table
+from autoprune.cli.errors import reported
+
+app = typer.Typer(help="List methods, models, datasets and controllers.", no_args_is_help=True)
+
+
+@app.command("methods")
+def methods() -> None:
+    """What ranks the units of a group."""
+    with reported():
+        from autoprune.methods import METHODS
+        from autoprune.reconstruction import RECONSTRUCTIONS
+
+        rows = [
+            (name, ", ".join(sorted(p.value for p in m.patterns)), ", ".join(sorted(m.needs)) or "-", m.source)
+            for name, m in sorted(METHODS.items())
+        ]
+        show_table("Methods (--method, --methods)", ("name", "removes", "needs", "source"), rows, left=range(4))
+        repairs = [(name, first_sentence(value)) for name, value in RECONSTRUCTIONS.items()]
+        show_table("Reconstructions (--reconstruction)", ("name", "what it does"), repairs, left=range(2))
+
+
+@app.command("models")
+def models() -> None:
+    """Networks by name."""
+    with reported():
+        from autoprune.models import LIBRARIES, MODELS
+
+        rows = [(name, first_sentence(factory)) for name, factory in sorted(MODELS.items())]
+        show_table("Models (--model)", ("name", "what it is"), rows, left=range(2))
+        say(f"Also: package.module:factory, and {', '.join(f'{name}:NAME' for name in LIBRARIES)} where installed.")
+
+
+@app.command("datasets")
+def datasets() -> None:
+    """Data by name."""
+    with reported():
+        from autoprune.data import DATASETS
+
+        rows = [(name, ", ".join(s.options) or "-", s.description) for name, s in sorted(DATASETS.items())]
+        show_table("Datasets (--data)", ("name", "options", "what it is"), rows, left=range(3))
+        say("Also: package.module:factory, a function that returns training, validation and test samples.")
+
+
+@app.command("controllers")
+def controllers() -> None:
+    """What decides, and learns from outcomes."""
+    with reported():
+        from autoprune.search import CONTROLLERS
+
+        rows = [(name, first_sentence(value)) for name, value in CONTROLLERS.items()]
+        show_table("Controllers (--controller)", ("name", "what it does"), rows, left=range(2))
+
+
+def first_sentence(value: Any) -> str:
+    """The description of a registry's entry: its own, or the first line of its docstring."""
+    text = getattr(value, "description", None) or inspect.getdoc(value) or ""
+    return str(text).strip().split("\n")[0]

@@ -1,0 +1,27 @@
+"""What a command is told: frozen settings, the same names as flags, as TOML and in Python."""
+
+from __future__ import annotations
+
+from autoprune.settings.base import NOTES, Settings, read_file
+from autoprune.settings.commands import (
+    COMMANDS,
+    EvaluateSettings,
+    ExportSettings,
+    InspectSettings,
+    PruneSettings,
+    SearchSettings,
+    TrainSettings,
+)
+
+__all__ = [
+    "COMMANDS",
+    "NOTES",
+    "EvaluateSettings",
+    "ExportSettings",
+    "InspectSettings",
+    "PruneSettings",
+    "SearchSettings",
+    "Settings",
+    "TrainSettings",
+    "read_file",
+]

@@ -1,0 +1,151 @@
+"""The settings of each command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pydantic
+
+from autoprune.settings.base import Number, Settings, Switch, Text, Texts, Whole, option
+from autoprune.settings.parts import EvaluationPart, NetworkPart, RetrainPart, RunPart, SpacePart
+
+
+class TrainSettings(NetworkPart, RunPart):
+    """``autoprune train``."""
+
+    command: ClassVar[str] = "train"
+
+    out: Path | None = option(None, "Folder of the trained network. Default: checkpoints/DATA-MODEL.", panel="Run")
+    epochs: Whole | None = option(None, "Passes over the training split. Default: by model.", panel="Training", ge=1)
+    lr: Number | None = option(None, "Learning rate. Default: by model.", panel="Training", gt=0)
+    optimizer: Literal["sgd", "adamw"] | None = option(None, "Optimizer. Default: by model.", panel="Training")
+    batch_size: Whole | None = option(None, "Samples a step. Default: by model.", panel="Training", ge=1)
+    weight_decay: Number | None = option(None, "Weight decay. Default: by model.", panel="Training", ge=0)
+    label_smoothing: Number | None = option(None, "Label smoothing. Default: by model.", panel="Training", ge=0, lt=1)
+    patience: Whole | None = option(
+        None, "Epochs without a better validation accuracy before it stops.", panel="Training", ge=1
+    )
+    augment: Literal["none", "flip_crop"] | None = option(
+        None, "Changes to images while training. Default: by dataset.", panel="Training"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = option("auto", "Numbers of the forward pass.", panel="Training")
+
+
+class InspectSettings(NetworkPart, EvaluationPart, SpacePart, RunPart):
+    """``autoprune inspect``."""
+
+    command: ClassVar[str] = "inspect"
+
+    sensitivity: Switch = option(
+        False, "Prune each group alone and show how accuracy falls (evaluates the network).", panel="Sensitivity"
+    )
+    levels: tuple[Number, ...] = option(
+        (0.25, 0.5, 0.75, 0.9), "Sparsities to try.", panel="Sensitivity", min_length=1, metavar="SPARSITY"
+    )
+    out: Path | None = option(None, "Folder for the table and the picture of the curves.", panel="Run")
+
+    @pydantic.field_validator("levels")
+    @classmethod
+    def _in_range(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        for level in value:
+            if not 0 < level < 1:
+                raise ValueError(f"every level must be above 0 and below 1, and {level:g} is not")
+        return value
+
+
+class PruneSettings(NetworkPart, EvaluationPart, RetrainPart, RunPart):
+    """``autoprune prune``."""
+
+    command: ClassVar[str] = "prune"
+
+    plan: Path | None = option(None, "Plan file (JSON) to follow, in place of one method.", panel="Plan")
+    method: Text = option("l1_norm", "Name of 'autoprune list methods'.", panel="Plan")
+    pattern: Literal["channel", "weight", "input"] = option(
+        "channel",
+        "What goes: channels and hidden units, single weights (masked only), or inputs.",
+        panel="Plan",
+    )
+    sparsity: Number | None = option(None, "Share of units that every group loses.", panel="Plan", ge=0, lt=1)
+    budget: Texts = option(
+        (), "In place of a sparsity: the smallest that meets this, like macs=0.5.", panel="Plan", metavar="METRIC=LIMIT"
+    )
+    include: Texts = option((), "Only groups with a layer that matches.", panel="Plan", metavar="GLOB")
+    exclude: Texts = option((), "No group with a layer that matches.", panel="Plan", metavar="GLOB")
+    reconstruction: Text = option("none", "Repair of what is left: none, bias_only, mauch_yang.", panel="Plan")
+    out: Path | None = option(None, "Folder of the pruned network. Default: runs/DATA-MODEL-pruned.", panel="Run")
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> PruneSettings:
+        given = [n for n in ("plan", "sparsity", "budget") if getattr(self, n) not in (None, ())]
+        if len(given) != 1:
+            what = " and ".join(given) if given else "none of them"
+            raise ValueError(f"exactly one of plan, sparsity and budget must be given, but got {what}")
+        if self.budget and self.pattern != "channel":
+            raise ValueError(f"budget goes with pattern 'channel', but got {self.pattern!r}; give sparsity instead")
+        return self
+
+
+class SearchSettings(NetworkPart, SpacePart, EvaluationPart, RetrainPart, RunPart):
+    """``autoprune search``."""
+
+    command: ClassVar[str] = "search"
+
+    budget: Texts = option(
+        ("macs=0.5",),
+        "What the result must meet: macs, params, bytes or latency_ms; a share of the dense network or absolute.",
+        panel="Search",
+        min_length=1,
+        metavar="METRIC=LIMIT",
+    )
+    controller: Text = option("tpe", "Name of 'autoprune list controllers'.", panel="Search")
+    trials: Whole = option(50, "Plans that the controller tries, on top of the baselines.", panel="Search", ge=1)
+    timeout_s: Number | None = option(None, "Stop after this many seconds.", panel="Search", gt=0)
+    pareto: Texts = option(
+        (), "Search a front: accuracy against this cost (one or two).", panel="Search", max_length=2, metavar="METRIC"
+    )
+    handling: Literal["project", "reject"] = option(
+        "project", "A proposal over budget is moved onto it, or refused unseen.", panel="Search"
+    )
+    pruner: Text | None = option(
+        None, "Stops hopeless retraining early: median, hyperband or patience.", panel="Search"
+    )
+    race: Switch = option(False, "Stop evaluating a plan once it cannot be the best.", panel="Search")
+    workers: Whole = option(1, "Processes that evaluate.", panel="Search", ge=1)
+    train_epochs: Whole | None = option(
+        None, "Epochs of the base network, where none is given. Default: by model.", panel="Network and data", ge=1
+    )
+    storage: Text | None = option(
+        None, "Optuna storage URL. Default: SQLite in the run folder.", panel="Run", metavar="URL"
+    )
+    study_name: Text | None = option(None, "Name of the study. Default: the folder's name.", panel="Run")
+    out: Path | None = option(None, "Run folder; the same folder goes on. Default: runs/DATA-MODEL.", panel="Run")
+    test: Switch = option(True, "Judge dense, baselines and best once on the test split.", panel="Run")
+
+
+class EvaluateSettings(Settings):
+    """``autoprune evaluate``."""
+
+    command: ClassVar[str] = "evaluate"
+
+    split: Literal["train", "calibration", "validation", "test"] = option("test", "Samples to judge on.")
+    data: Text | None = option(None, "Name of 'autoprune list datasets', or package.module:factory. Default: its own.")
+    data_dir: Path | None = option(None, "Folder of the datasets. Default: $AUTOPRUNE_DATA, or the user's cache.")
+    latency: Switch = option(True, "Measure latency too.")
+    latency_batch: Whole = option(1, "Samples a call when latency is measured.", ge=1)
+    latency_threads: Whole = option(1, "Threads when latency is measured.", ge=1)
+
+
+class ExportSettings(Settings):
+    """``autoprune export`` and ``autoprune study export``."""
+
+    command: ClassVar[str] = "export"
+
+    format: Literal["safetensors", "torch", "onnx"] = option("onnx", "What to write.")
+    out: Path | None = option(None, "Folder to write to. Default: exported/ in the network's folder.")
+
+
+COMMANDS: dict[str, type[Settings]] = {
+    cls.command: cls
+    for cls in (TrainSettings, InspectSettings, PruneSettings, SearchSettings, EvaluateSettings, ExportSettings)
+}
