@@ -22,7 +22,7 @@ def generator(seed: int, *labels: object) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, *labels: object) -> Iterator[None]:
-    """What draws from torch's own generator (initial weights, dropout) draws from ``seed``; nothing is changed after."""
+    """What draws from torch's own generator (initial weights, dropout) draws from ``seed``, which is then put back."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, *labels))
         yield

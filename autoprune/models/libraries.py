@@ -89,7 +89,7 @@ def _transformers(name: str) -> Callable[..., nn.Module]:
         config = config_class(num_labels=num_labels, **options)
         for auto in (transformers.AutoModelForImageClassification, transformers.AutoModelForSequenceClassification):
             if config_class in auto._model_mapping:
-                return Logits(auto.from_config(config))
+                return Logits(auto.from_config(config))  # type: ignore[no-untyped-call]
         raise ModelError(
             f"transformers has no classifier for {name!r}; build the network in a function of your own and name that"
         )

@@ -1,0 +1,291 @@
+"""Stored networks: a folder with ``model.safetensors`` (every tensor) and ``model.json`` (how to make the network).
+
+A pruned network is stored with the sizes its tensors have; :func:`load` makes the dense one from its factory, sets the
+sizes from the tensors and loads them. Nothing is pickled, and a folder that is not what it says is refused with the
+reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import ArtifactError, AutopruneError
+from autoprune.files import write_bytes, write_text
+from autoprune.plan import Plan
+
+FORMAT = "autoprune-network"
+VERSION = 1
+MODEL_JSON = "model.json"
+MODEL_TENSORS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """How a network is made: ``factory`` as in :func:`autoprune.models.build_model`, and its options (JSON values)."""
+
+    factory: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> nn.Module:
+        """The dense network, with fresh weights."""
+        from autoprune.models import build_model
+
+        return build_model(self.factory, **self.options)
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """What a folder holds; the tensors stay on disk until they are asked for.
+
+    Attributes:
+        folder: where it stands.
+        spec: how the network is made.
+        plan: what was removed from it, ``None`` for a dense network.
+        metrics: accuracies and costs, as stored.
+        data: name, seed and digest of the data it was trained on.
+        attributes: attributes of modules that cannot be read off the tensors.
+        digest: :func:`network_digest` of the tensors.
+    """
+
+    folder: Path
+    spec: NetworkSpec
+    plan: Plan | None
+    metrics: dict[str, Any]
+    data: dict[str, Any]
+    attributes: dict[str, dict[str, Any]]
+    digest: str
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name.
+
+        Raises:
+            ArtifactError: the file is missing, corrupt, or not the one that ``model.json`` describes.
+        """
+        tensors = read_tensors(self.folder / MODEL_TENSORS)
+        if tensors_digest(tensors) != self.digest:
+            raise ArtifactError(
+                f"{str(self.folder / MODEL_TENSORS)!r} is not the file that {MODEL_JSON} describes "
+                "(its SHA-256 differs): it was changed, or a save was cut short; save the network again"
+            )
+        return tensors
+
+
+def save_network(
+    folder: str | Path,
+    module: nn.Module,
+    spec: NetworkSpec,
+    *,
+    data: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    plan: Plan | None = None,
+    attributes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """Store ``module`` in ``folder``; each file is written whole or not at all, the description last.
+
+    Args:
+        folder: made if need be; other files in it stay.
+        module: the network, dense or pruned.
+        spec: how its dense form is made.
+        data: what it was trained on.
+        metrics: accuracies and costs.
+        plan: what was removed.
+        attributes: from :func:`autoprune.surgery.attributes`.
+
+    Returns:
+        The network's digest.
+
+    Raises:
+        ArtifactError: the folder cannot be written, or something is not JSON.
+    """
+    tensors = named_tensors(module)
+    digest = tensors_digest(tensors)
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "factory": spec.factory,
+        "options": dict(spec.options),
+        "digest": digest,
+        "plan": None if plan is None else plan.to_dict(),
+        "attributes": {name: dict(values) for name, values in (attributes or {}).items()},
+        "data": dict(data or {}),
+        "metrics": dict(metrics or {}),
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "torch": torch.__version__,
+    }
+    try:
+        text = json.dumps(description, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"what describes a network must be JSON: {error}") from None
+    write_tensors(Path(folder) / MODEL_TENSORS, tensors)
+    write_text(Path(folder) / MODEL_JSON, text + "\n")
+    return digest
+
+
+def read_network(folder: str | Path) -> StoredNetwork:
+    """What ``folder`` holds, checked; no tensor is read yet.
+
+    Raises:
+        ArtifactError: no such folder, no network in it, not JSON, another version, a missing or wrong field.
+    """
+    path = Path(folder) / MODEL_JSON
+    stored = _read_json(path)
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise ArtifactError(f"{str(path)!r} does not describe a stored network (format must be {FORMAT!r})")
+    if stored.get("version") != VERSION:
+        raise ArtifactError(
+            f"{str(path)!r} has version {stored.get('version')!r}, but this release reads version {VERSION}; "
+            "install the release that wrote it"
+        )
+    for name, kind in _FIELDS.items():
+        if not isinstance(stored.get(name), kind):
+            raise ArtifactError(f"{str(path)!r}: field {name!r} is missing or not what it must be")
+    try:
+        plan = None if stored.get("plan") is None else Plan.from_dict(stored["plan"])
+    except AutopruneError as error:
+        raise ArtifactError(f"{str(path)!r}: {error}") from None
+    spec = NetworkSpec(stored["factory"], stored["options"])
+    return StoredNetwork(
+        Path(folder), spec, plan, stored["metrics"], stored["data"], stored["attributes"], stored["digest"]
+    )
+
+
+_FIELDS = {"factory": str, "options": dict, "digest": str, "metrics": dict, "data": dict, "attributes": dict}
+
+
+def load(folder: str | Path) -> nn.Module:
+    """The network stored in ``folder``, dense or pruned, in evaluation mode.
+
+    Raises:
+        ArtifactError: the folder holds no network, or one that is corrupt or that its factory does not fit.
+        AutopruneError: the factory cannot be found.
+    """
+    stored = read_network(folder)
+    return rebuild(stored.spec, stored.tensors(), stored.attributes, str(folder))
+
+
+def rebuild(
+    spec: NetworkSpec, tensors: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, Any]], place: str
+) -> nn.Module:
+    """The network of ``spec`` with the sizes and values of ``tensors``, in evaluation mode.
+
+    Raises:
+        ArtifactError: the network has other tensors; ``place`` says where they come from.
+    """
+    module = spec.build()
+    here = named_tensors(module)
+    if set(here) != set(tensors):
+        missing, foreign = sorted(set(here) - set(tensors)), sorted(set(tensors) - set(here))
+        raise ArtifactError(
+            f"{place!r} does not fit {spec.factory!r}: "
+            + "; ".join(
+                f"{len(names)} {what}, such as {names[0]!r}"
+                for names, what in ((missing, "tensors are missing"), (foreign, "tensors are unknown"))
+                if names
+            )
+        )
+    if attributes or any(here[name].shape != tensor.shape for name, tensor in tensors.items()):
+        from autoprune import surgery
+
+        module = surgery.resize(module, tensors, attributes)
+    put_tensors(module, tensors)
+    return module.eval()
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer by name, detached; a tensor with several names stands under the first."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in module.state_dict(keep_vars=True).items():
+        if isinstance(value, Tensor) and id(value) not in seen:
+            seen.add(id(value))
+            found[name] = value.detach()
+    return found
+
+
+@torch.no_grad()
+def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy ``tensors`` into the tensors of ``module`` that have these names.
+
+    Raises:
+        ArtifactError: a name or a shape that the network does not have.
+    """
+    here = named_tensors(module)
+    for name, value in tensors.items():
+        if name not in here or here[name].shape != value.shape:
+            has = f"shape {list(here[name].shape)}" if name in here else "no such tensor"
+            raise ArtifactError(f"tensor {name!r} of shape {list(value.shape)} does not fit: the network has {has}")
+        here[name].copy_(value)
+
+
+def network_digest(module: nn.Module) -> str:
+    """SHA-256 over the sorted names, types, shapes and values of every parameter and persistent buffer."""
+    return tensors_digest(named_tensors(module))
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over sorted names, types, shapes and values; the layout in memory plays no part."""
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        state.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
+        if tensor.numel():
+            state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    write_bytes(path, save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}))
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ArtifactError: missing, unreadable, truncated or not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    try:
+        return dict(from_bytes(Path(path).read_bytes()))
+    except OSError as error:
+        raise ArtifactError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise ArtifactError(f"{str(path)!r} is not a whole safetensors file: {error}") from None
+
+
+def _read_json(path: Path) -> Any:
+    if not path.parent.is_dir():
+        raise ArtifactError(f"no folder {str(path.parent)!r}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = sorted(str(p.parent) for p in _nearby(path.parent))
+        hint = f"; did you mean {near[0]!r}?" if near else "; 'autoprune train' makes one"
+        raise ArtifactError(f"no stored network in {str(path.parent)!r} ({MODEL_JSON} is missing){hint}") from None
+    except OSError as error:
+        raise ArtifactError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{str(path)!r} is not JSON: {error}") from None
+
+
+def _nearby(folder: Path) -> Iterator[Path]:
+    """Stored networks one level below, the best one first: what a user who names a run folder means."""
+    for name in ("best", "base"):
+        if (folder / name / MODEL_JSON).is_file():
+            yield folder / name / MODEL_JSON
