@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import ArtifactError, AutopruneError
+from autoprune import surgery
+from autoprune.errors import ArtifactError, AutopruneError, ModelError
 from autoprune.files import write_bytes, write_text
 from autoprune.plan import Plan
 
@@ -97,7 +98,7 @@ def save_network(
         data: what it was trained on.
         metrics: accuracies and costs.
         plan: what was removed.
-        attributes: from :func:`autoprune.surgery.attributes`.
+        attributes: what the tensors do not tell; :func:`autoprune.surgery.attributes` of ``module`` by default.
 
     Returns:
         The network's digest.
@@ -107,6 +108,7 @@ def save_network(
     """
     tensors = named_tensors(module)
     digest = tensors_digest(tensors)
+    attributes = surgery.attributes(module) if attributes is None else attributes
     description = {
         "format": FORMAT,
         "version": VERSION,
@@ -114,7 +116,7 @@ def save_network(
         "options": dict(spec.options),
         "digest": digest,
         "plan": None if plan is None else plan.to_dict(),
-        "attributes": {name: dict(values) for name, values in (attributes or {}).items()},
+        "attributes": {name: dict(values) for name, values in attributes.items()},
         "data": dict(data or {}),
         "metrics": dict(metrics or {}),
         "parameters": sum(p.numel() for p in module.parameters()),
@@ -181,33 +183,58 @@ def rebuild(
     """
     module = spec.build()
     here = named_tensors(module)
-    if set(here) != set(tensors):
-        missing, foreign = sorted(set(here) - set(tensors)), sorted(set(tensors) - set(here))
-        raise ArtifactError(
-            f"{place!r} does not fit {spec.factory!r}: "
-            + "; ".join(
-                f"{len(names)} {what}, such as {names[0]!r}"
-                for names, what in ((missing, "tensors are missing"), (foreign, "tensors are unknown"))
-                if names
-            )
-        )
-    if attributes or any(here[name].shape != tensor.shape for name, tensor in tensors.items()):
-        from autoprune import surgery
-
-        module = surgery.resize(module, tensors, attributes)
+    same = {name: (t.shape, t.dtype) for name, t in here.items()} == {n: (t.shape, t.dtype) for n, t in tensors.items()}
+    if not same or attributes:
+        try:
+            module = surgery.resize(module, _with_aliases(module, tensors), _with_biases(module, tensors, attributes))
+        except ModelError as error:
+            raise ArtifactError(f"{place!r} does not fit {spec.factory!r}: {error}") from None
     put_tensors(module, tensors)
     return module.eval()
 
 
+def _with_aliases(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` and, for a tensor that stands in several places (tied weights), its other names."""
+    stored = {id(value): name for name, value in _live(module) if name in tensors}
+    return dict(tensors) | {
+        name: tensors[stored[id(value)]] for name, value in _live(module) if name not in tensors and id(value) in stored
+    }
+
+
+def _with_biases(
+    module: nn.Module, tensors: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """``attributes``, and a bias for each layer that gained one in a repair: it is stored, the dense layer has none."""
+    found = {name: dict(values) for name, values in attributes.items()}
+    for name in tensors:
+        owner, _, kind = name.rpartition(".")
+        if kind == "bias" and owner in dict(module.named_modules()):
+            parameters = module.get_submodule(owner)._parameters
+            if "bias" in parameters and parameters["bias"] is None:
+                found.setdefault(owner, {})["bias"] = True
+    return found
+
+
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer by name, detached; a tensor with several names stands under the first."""
+    """Every parameter and buffer by name, detached; a tensor with several names stands under the first.
+
+    Buffers that torch would not save stand here too: pruning may have cut them. What :mod:`autoprune.surgery` adds is left
+    out, as its attributes hold it.
+    """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, value in module.state_dict(keep_vars=True).items():
-        if isinstance(value, Tensor) and id(value) not in seen:
+    for name, value in _live(module):
+        if id(value) not in seen:
             seen.add(id(value))
             found[name] = value.detach()
     return found
+
+
+def _live(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers under all their names, in the order of the modules."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    buffers = module.named_buffers(remove_duplicate=False)
+    return [*parameters, *((name, b) for name, b in buffers if name.rpartition(".")[2] != surgery.KEPT_INPUTS)]
 
 
 @torch.no_grad()
@@ -226,7 +253,7 @@ def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def network_digest(module: nn.Module) -> str:
-    """SHA-256 over the sorted names, types, shapes and values of every parameter and persistent buffer."""
+    """SHA-256 over the sorted names, types, shapes and values of every parameter and buffer."""
     return tensors_digest(named_tensors(module))
 
 
