@@ -1,0 +1,8 @@
+"""What a few samples tell about a network: moments of each layer's inputs, and first-order gradients of its weights."""
+
+from __future__ import annotations
+
+from autoprune.calibration.collecting import collect
+from autoprune.calibration.stats import LayerStats, Need, read_stats, stats_digest, write_stats
+
+__all__ = ["LayerStats", "Need", "collect", "read_stats", "stats_digest", "write_stats"]

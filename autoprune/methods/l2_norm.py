@@ -1,0 +1,18 @@
+"""``l2_norm``: filters, units or inputs whose weights have a small L2 norm go first.
+
+``s_j = sqrt(sum F_j^2)`` over the weights ``F_j`` of unit ``j`` (a filter: ``[I, kh, kw]``; a hidden unit: its row; an
+input: its columns). Where several layers make a unit their shares of the norm are averaged.
+
+Source: H. Li, A. Kadav, I. Durdanovic, H. Samet, H. P. Graf, "Pruning Filters for Efficient ConvNets", ICLR 2017.
+"""
+
+from __future__ import annotations
+
+from autoprune import saliency
+from autoprune.methods.base import recipe
+
+METHOD = recipe(
+    "l2_norm",
+    "H. Li, A. Kadav, I. Durdanovic, H. Samet, H. P. Graf, Pruning Filters for Efficient ConvNets, 2017",
+    lambda member: saliency.row_norm(member.weight, 2),  # [U]
+)
