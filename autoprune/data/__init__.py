@@ -5,22 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from autoprune.data.cifar10 import cifar10
+from autoprune.data.cifar10 import load_cifar10
+from autoprune.data.csv_table import load_csv
+from autoprune.data.image_folder import load_image_folder
 from autoprune.data.loading import load
-from autoprune.data.mnist import mnist
-from autoprune.data.small import breast_cancer, digits, iris, wine
+from autoprune.data.mnist import load_mnist
+from autoprune.data.small import load_breast_cancer, load_digits, load_iris, load_wine
 from autoprune.data.sources import DatasetSource, data_root
 from autoprune.data.splits import DataSplits, Split
 
 DATASETS: dict[str, DatasetSource] = {
-    "digits": DatasetSource(digits, "1,797 hand-written digits, 8x8, 10 classes (scikit-learn; the default)"),
-    "iris": DatasetSource(iris, "150 flowers, 4 measurements, 3 classes (scikit-learn)"),
-    "wine": DatasetSource(wine, "178 wines, 13 measurements, 3 classes (scikit-learn)"),
-    "breast_cancer": DatasetSource(breast_cancer, "569 tumours, 30 measurements, 2 classes (scikit-learn)"),
-    "mnist": DatasetSource(mnist, "70,000 hand-written digits, 28x28, 10 classes (IDX files, downloaded)"),
+    "digits": DatasetSource(load_digits, "1,797 hand-written digits, 8x8, 10 classes (scikit-learn; the default)"),
+    "iris": DatasetSource(load_iris, "150 flowers, 4 measurements, 3 classes (scikit-learn)"),
+    "wine": DatasetSource(load_wine, "178 wines, 13 measurements, 3 classes (scikit-learn)"),
+    "breast_cancer": DatasetSource(load_breast_cancer, "569 tumours, 30 measurements, 2 classes (scikit-learn)"),
+    "mnist": DatasetSource(load_mnist, "70,000 hand-written digits, 28x28, 10 classes (IDX files, downloaded)"),
     "cifar10": DatasetSource(
-        cifar10, "60,000 colour images, 32x32, 10 classes (published binary files or JPEG archive)"
+        load_cifar10, "60,000 colour images, 32x32, 10 classes (published binary files or JPEG archive)"
     ),
+    "image_folder": DatasetSource(load_image_folder, "images in class folders: image_folder:PATH"),
+    "csv": DatasetSource(load_csv, "a table with a class column: csv:PATH"),
 }
 DEFAULT_DATASET = "digits"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from autoprune.data.cifar10_binary import ARCHIVE, FOLDER, read_archive, read_folder
 from autoprune.data.cifar10_jpeg import JPEG_ARCHIVE, read_jpegs
 from autoprune.data.decoded import decoded
-from autoprune.data.download import check_sha256, fetch, sha256
+from autoprune.data.download import RemoteFile, check_sha256, fetch, sha256
 from autoprune.data.sources import data_root
 from autoprune.data.splits import DataSplits
 from autoprune.data.splitting import Samples, Sizes, deal
@@ -23,7 +23,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 FORMATS = ("auto", "binary", "jpeg")
 
 
-def cifar10(
+def load_cifar10(
     *,
     seed: int = 0,
     data_dir: Path | None = None,
@@ -64,11 +64,11 @@ def _tensors(folder: Path, kind: str, download: bool) -> tuple[dict[str, Tensor]
         key = f"cifar10-jpeg-1-{sha256(jpeg)[:32]}"
         return decoded(key, lambda: read_jpegs(jpeg, CLASSES)), "CIFAR-10, JPEG re-encoding"
     if kind == "jpeg":
-        fetch(JPEG_ARCHIVE, folder, dataset="cifar10", check=_check_archive, download=False)
+        fetch([JPEG_ARCHIVE], folder, dataset="cifar10", check=_check_archive, download=download)
     if (folder / FOLDER).is_dir():
         return read_folder(folder / FOLDER, CLASSES), "CIFAR-10, published binary files"
-    archive = fetch(ARCHIVE, folder, dataset="cifar10", check=_check_archive, download=download)
-    _check_archive(archive)
+    archive = fetch([ARCHIVE], folder, dataset="cifar10", check=_check_archive, download=download)[ARCHIVE.name]
+    _check_archive(ARCHIVE, archive)
     return decoded(f"cifar10-binary-1-{ARCHIVE.sha256[:32]}", lambda: read_archive(archive, CLASSES)), (
         "CIFAR-10, published binary files"
     )
@@ -78,5 +78,5 @@ def _has_binary(folder: Path) -> bool:
     return (folder / FOLDER).is_dir() or (folder / ARCHIVE.name).is_file()
 
 
-def _check_archive(path: Path) -> None:
-    check_sha256(path, sha256(path), ARCHIVE.sha256)
+def _check_archive(file: RemoteFile, path: Path) -> None:
+    check_sha256(path, sha256(path), file.sha256)

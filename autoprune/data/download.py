@@ -7,10 +7,11 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from autoprune.errors import DataError
 
@@ -35,49 +36,72 @@ class RemoteFile:
 
 
 def fetch(
-    file: RemoteFile, folder: Path, *, dataset: str, check: Callable[[Path], object], download: bool = True
-) -> Path:
-    """The path of ``file`` in ``folder``, downloaded first where it is missing.
+    files: Sequence[RemoteFile],
+    folder: Path,
+    *,
+    dataset: str,
+    check: Callable[[RemoteFile, Path], object],
+    download: bool = True,
+) -> dict[str, Path]:
+    """Paths of ``files`` in ``folder`` by name, downloaded first where they are missing.
 
     Args:
-        file: what is wanted.
-        folder: where it is looked for and put.
+        files: what is wanted.
+        folder: where they are looked for and put.
         dataset: the dataset's name, for messages.
-        check: called with the path of a new download; raises :class:`DataError` unless the content is right.
+        check: called with a file and the path of its new download; raises :class:`DataError` unless it is right.
         download: ``False``: never use the network.
 
     Raises:
-        DataError: missing, and it could not be had; names the file, its checksum and the folder.
+        DataError: missing, and not to be had; names the files, their checksums and the folder.
     """
-    path = folder / file.name
-    if path.is_file():
-        return path
-    if not download:
-        raise DataError(_missing(file, folder, dataset, "downloads are switched off"))
+    missing = [file for file in files if not (folder / file.name).is_file()]
+    while missing:
+        reasons = _get(missing[0], folder, check) if download else ["downloads are switched off"]
+        if reasons is not None:
+            raise DataError(_help(missing, folder, dataset, reasons))
+        missing.pop(0)
+    return {file.name: folder / file.name for file in files}
+
+
+def _get(file: RemoteFile, folder: Path, check: Callable[[RemoteFile, Path], object]) -> list[str] | None:
+    """Try each address: ``None`` where one served, else what went wrong with each."""
     reasons = []
     for url in file.urls:
         try:
-            return _download(url, path, check)
+            _download(url, folder / file.name, lambda path: check(file, path))
         except DataError as error:
-            reasons.append(f"{url}: {error}")
-        except OSError as error:  # requests' errors are OSErrors
-            reasons.append(f"{url}: {_short(error)}")
-    raise DataError(_missing(file, folder, dataset, "; ".join(reasons) or "it is not offered for download"))
+            reasons.append(f"{urlsplit(url).netloc}: {error}")
+        except OSError as error:  # requests' errors are of this class too
+            reasons.append(_reason(urlsplit(url).netloc, error))
+        else:
+            return None
+    return reasons or ["it is not offered for download"]
 
 
-def _missing(file: RemoteFile, folder: Path, dataset: str, reason: str) -> str:
+def _help(missing: Sequence[RemoteFile], folder: Path, dataset: str, reasons: list[str]) -> str:
+    wanted = ", ".join(f"{file.name!r} (SHA-256 of {file.what}: {file.sha256})" for file in missing)
+    source = f" from {missing[0].urls[0].rpartition('/')[0]}/ or elsewhere" if missing[0].urls else ""
+    them = "it" if len(missing) == 1 else "them"
     return (
-        f"{dataset} needs the file {file.name!r}, which could not be had ({reason}); put it into the folder "
-        f"'{folder}' (SHA-256 of {file.what}: {file.sha256})"
+        f"{dataset} needs {wanted} in the folder '{folder}', and downloading failed ({'; '.join(reasons)}); "
+        f"get {them}{source} and put {them} there"
     )
 
 
-def _short(error: OSError) -> str:
-    text = f"{type(error).__name__}: {error}"
-    return text if len(text) <= 200 else text[:200] + "..."
+def _reason(host: str, error: OSError) -> str:
+    import requests
+
+    if isinstance(error, requests.Timeout):
+        return f"{host} did not answer within {TIMEOUT_S:g} s"
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"{host} answered HTTP {error.response.status_code}"
+    if isinstance(error, requests.RequestException):
+        return f"no connection to {host} ({type(error).__name__})"
+    return f"{type(error).__name__}: {error}"
 
 
-def _download(url: str, path: Path, check: Callable[[Path], object]) -> Path:
+def _download(url: str, path: Path, check: Callable[[Path], object]) -> None:
     """Into a folder of its own first: what lies at ``path`` is always whole and checked."""
     import pooch
 
@@ -95,7 +119,6 @@ def _download(url: str, path: Path, check: Callable[[Path], object]) -> Path:
     finally:
         bar.close()
         shutil.rmtree(temporary, ignore_errors=True)
-    return path
 
 
 class _Bar:

@@ -34,7 +34,7 @@ _SIDE = 28
 _FOLDERS = ("mnist", "MNIST/raw")
 
 
-def mnist(
+def load_mnist(
     *,
     seed: int = 0,
     data_dir: Path | None = None,
@@ -55,7 +55,8 @@ def mnist(
         DataError: a file is missing and could not be had, or is not the published one.
     """
     root = data_root(data_dir)
-    pool, test = (_samples(root, part, download) for part in ("train", "t10k"))
+    paths = _paths(root, download)
+    pool, test = (_samples(paths, part) for part in COUNTS)
     classes = tuple(str(digit) for digit in range(10))
     sizes = Sizes(validation, calibration=calibration)
     return deal(
@@ -63,25 +64,35 @@ def mnist(
     )
 
 
-def _samples(root: Path, part: str, download: bool) -> Samples:
-    count = COUNTS[part]
-    images = _content(root, f"{part}-images-idx3-ubyte", (count, _SIDE, _SIDE), download)
-    labels = _content(root, f"{part}-labels-idx1-ubyte", (count,), download)
+def _paths(root: Path, download: bool) -> dict[str, Path]:
+    """Where each of the four files lies, compressed or not."""
+    found = {}
+    for name in CHECKSUMS:
+        places = [root / folder / file for folder in _FOLDERS for file in (f"{name}.gz", name)]
+        found.update((name, path) for path in reversed(places) if path.is_file())
+    missing = [name for name in CHECKSUMS if name not in found]
+    files = [
+        RemoteFile(f"{name}.gz", CHECKSUMS[name], tuple(f"{m}{name}.gz" for m in MIRRORS), "its uncompressed content")
+        for name in missing
+    ]
+    new = fetch(files, root / _FOLDERS[0], dataset="mnist", check=_check, download=download)
+    return {**found, **{name: new[f"{name}.gz"] for name in missing}}
+
+
+def _check(file: RemoteFile, path: Path) -> None:
+    name = file.name.removesuffix(".gz")
+    _read(path, name, _shape(name))
+
+
+def _shape(name: str) -> tuple[int, ...]:
+    count = COUNTS[name.partition("-")[0]]
+    return (count, _SIDE, _SIDE) if "images" in name else (count,)
+
+
+def _samples(paths: dict[str, Path], part: str) -> Samples:
+    names = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
+    images, labels = (_read(paths[name], name, _shape(name)) for name in names)
     return Samples(images.unsqueeze(1), labels.long())  # [N, 1, 28, 28], [N]
-
-
-def _content(root: Path, name: str, shape: tuple[int, ...], download: bool) -> Tensor:
-    for folder in _FOLDERS:
-        for path in (root / folder / f"{name}.gz", root / folder / name):
-            if path.is_file():
-                return _read(path, name, shape)
-    file = RemoteFile(
-        f"{name}.gz", CHECKSUMS[name], tuple(f"{m}{name}.gz" for m in MIRRORS), "its uncompressed content"
-    )
-    path = fetch(
-        file, root / _FOLDERS[0], dataset="mnist", check=lambda new: _read(new, name, shape), download=download
-    )
-    return _read(path, name, shape)
 
 
 def _read(path: Path, name: str, shape: tuple[int, ...]) -> Tensor:

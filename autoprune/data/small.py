@@ -11,7 +11,7 @@ from autoprune.data.splits import DataSplits
 from autoprune.data.splitting import Samples, Sizes, deal
 
 
-def digits(
+def load_digits(
     *,
     seed: int = 0,
     data_dir: Path | None = None,  # noqa: ARG001 - all loaders are called alike
@@ -31,7 +31,7 @@ def digits(
     return _deal("digits", pool, bunch, seed, Sizes(validation, test, calibration))
 
 
-def iris(
+def load_iris(
     *,
     seed: int = 0,
     data_dir: Path | None = None,  # noqa: ARG001 - all loaders are called alike
@@ -46,7 +46,7 @@ def iris(
     return _table("iris", seed, Sizes(validation, test, calibration))
 
 
-def wine(
+def load_wine(
     *,
     seed: int = 0,
     data_dir: Path | None = None,  # noqa: ARG001 - all loaders are called alike
@@ -61,7 +61,7 @@ def wine(
     return _table("wine", seed, Sizes(validation, test, calibration))
 
 
-def breast_cancer(
+def load_breast_cancer(
     *,
     seed: int = 0,
     data_dir: Path | None = None,  # noqa: ARG001 - all loaders are called alike

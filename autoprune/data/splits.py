@@ -74,9 +74,8 @@ class Split:
         if self.mean is None or self.std is None:
             return out
         shape = (1, -1, *[1] * (out.ndim - 2))
-        scale = 1.0 / (self.std.double() * (255.0 if self.x.dtype == torch.uint8 else 1.0))
-        shift = -self.mean.double() / self.std.double()
-        return out.mul_(scale.float().view(shape)).add_(shift.float().view(shape))
+        unit = 255.0 if self.x.dtype == torch.uint8 else 1.0
+        return out.sub_((self.mean * unit).view(shape)).mul_((1.0 / (self.std * unit)).view(shape))
 
     def subset(self, index: Tensor | slice) -> Split:
         """The samples at ``index``, normalised as this split is."""

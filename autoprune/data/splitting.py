@@ -53,6 +53,7 @@ def deal(
     calibration: Samples | None = None,
     num_classes: int | None = None,
     normalise: bool | tuple[Tensor, Tensor] = True,
+    impute: bool = False,
     **facts: Any,
 ) -> DataSplits:
     """Deal samples out to the four splits.
@@ -67,6 +68,7 @@ def deal(
         calibration: the calibration samples, where they are given.
         num_classes: highest class + 1 by default.
         normalise: by mean and deviation of the train split (``True``), by those given, or not at all.
+        impute: put the train split's mean of the column where a value is NaN.
         facts: ``augment``, ``classes``, ``source`` of :class:`DataSplits`.
 
     Raises:
@@ -93,9 +95,19 @@ def deal(
         calibration = _take(pool, draw(pool.y, count, generator(seed, "calibration"), name, keep=0)[0])
     given = {"train": pool, "calibration": calibration, "validation": validation, "test": test}
     highest = max(int(samples.y.max()) for samples in given.values() if len(samples.y))
-    mean, std = _statistics(pool.x, normalise)
+    if impute:
+        given = _imputed(given, name)
+    mean, std = _statistics(given["train"].x, normalise)
     splits: dict[str, Any] = {part: Split(samples.x, samples.y, mean, std) for part, samples in given.items()}
     return DataSplits(name=name, **splits, num_classes=num_classes or highest + 1, **facts)
+
+
+def _imputed(given: dict[str, Samples], name: str) -> dict[str, Samples]:
+    mean = given["train"].x.double().nanmean(0).float()
+    if bool(mean.isnan().any()):
+        column = int(mean.isnan().nonzero()[0])
+        raise DataError(f"input {column} of {name!r} has no value at all in the train split; leave that column out")
+    return {part: Samples(torch.where(some.x.isnan(), mean, some.x), some.y) for part, some in given.items()}
 
 
 def _statistics(x: Tensor, normalise: bool | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | tuple[None, None]:
