@@ -71,11 +71,6 @@ def unit_masks(model: nn.Module, graph: LayerGraph, kept: Kept) -> dict[str, Ten
     return masks
 
 
-def removed_units(graph: LayerGraph, orders: Mapping[str, Tensor], removed: Mapping[str, int]) -> dict[str, Tensor]:
-    """Kept units (sorted) of each group that loses the first ``removed[group]`` of its order."""
-    return {name: orders[name][count:].sort().values for name, count in removed.items() if count > 0}
-
-
 @dataclass(frozen=True, eq=False)
 class PrunedModel:
     """A pruned network and how it came about.

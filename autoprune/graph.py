@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from autoprune.errors import UnknownNameError, unknown_name

@@ -95,6 +95,8 @@ def fit(module: nn.Module) -> None:
         module.num_embeddings, module.embedding_dim = weight.shape
     elif isinstance(module, nn.PReLU) and isinstance(weight, Tensor):
         module.num_parameters = weight.shape[0]
+    elif hasattr(module, "nf") and isinstance(weight, Tensor) and weight.dim() == 2:
+        vars(module)["nf"] = weight.shape[1]  # the transposed linear layer of GPT-2 in transformers
 
 
 def _fit_conv(module: nn.modules.conv._ConvNd, weight: Tensor) -> None:
@@ -121,8 +123,8 @@ class _Select:
 
 
 def select_inputs(module: nn.Module, kept: Tensor) -> None:
-    """Make ``module`` (linear or convolution) read only the inputs ``kept``; its weight has that many columns already."""
-    kind = type(module)
+    """Make ``module`` (linear or convolution) read only the inputs ``kept``, as many as its weight has columns."""
+    kind: type[nn.Module] = type(module)
     if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
         raise ModelError(f"inputs of a {kind.__name__} cannot be selected; only of linear layers and convolutions")
     if not issubclass(kind, _Select):

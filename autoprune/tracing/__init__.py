@@ -109,7 +109,7 @@ def _run(model: nn.Module, example: Any, time_limit_s: float) -> tuple[LabelInte
 
 
 def _graph(model: nn.Module, interp: LabelInterpreter) -> LayerGraph:
-    groups = _sound(assemble(interp), model)
+    groups = _sound(assemble(interp))
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(tensor.shape) for name, tensor in interp.tensors.items()}
     norms = tuple(
@@ -128,8 +128,8 @@ def _graph(model: nn.Module, interp: LabelInterpreter) -> LayerGraph:
     )
 
 
-def _sound(groups: dict[str, Group], model: nn.Module) -> dict[str, Group]:
-    """Groups of a single unit cannot lose any; weights behind modules that surgery cannot resize stay whole."""
+def _sound(groups: dict[str, Group]) -> dict[str, Group]:
+    """Groups of a single unit cannot lose any."""
     sound = {}
     for name, group in groups.items():
         reason = group.protected
@@ -178,9 +178,7 @@ def _check(model: nn.Module) -> None:
                 f"layer {name!r} recomputes its weight before each forward (torch.nn.utils.prune or weight_norm); "
                 "make it permanent first: torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm"
             )
-        if isinstance(module, torch.nn.parameter.UninitializedTensorMixin) or any(
-            isinstance(p, torch.nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)
-        ):
+        if any(isinstance(p, torch.nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
             raise GraphError(f"layer {name!r} is lazy and not initialised; run the network once on an example first")
 
 

@@ -47,10 +47,10 @@ def _units(interp: LabelInterpreter) -> list[_Component]:
     for (name, dim), ids in interp.dims.items():
         _add(units, interp, (name, dim, interp.roles[name, dim]), interp.store.find(ids))
     for name, ids in interp.elements.items():
-        dim = _dimension(interp, name, interp.store.find(ids))
-        if dim is not None:
-            roots = np.moveaxis(interp.store.find(ids), dim, 0).reshape(ids.shape[dim], -1)[:, 0]
-            _add(units, interp, (name, dim, Role.ALONG), roots)
+        axis = _dimension(interp, name, interp.store.find(ids))
+        if axis is not None:
+            roots = np.moveaxis(interp.store.find(ids), axis, 0).reshape(ids.shape[axis], -1)[:, 0]
+            _add(units, interp, (name, axis, Role.ALONG), roots)
     for ids in interp.input_ids:
         for root in np.unique(interp.store.find(ids)).tolist():
             if root in units:

@@ -8,7 +8,7 @@ layers end labels and start new ones. No symbolic tracing, so control flow in th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +59,7 @@ class Records:
     uses: dict[str, int] = field(default_factory=dict)
 
 
-class LabelInterpreter(TorchDispatchMode):
+class LabelInterpreter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels for every tensor of one run.
 
     Args:
@@ -69,7 +69,7 @@ class LabelInterpreter(TorchDispatchMode):
     """
 
     def __init__(self, names: Mapping[int, str], tensors: Mapping[str, Tensor], time_limit_s: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.store = LabelStore()
         self.records = Records()
         self.names, self.tensors = names, tensors
@@ -94,7 +94,7 @@ class LabelInterpreter(TorchDispatchMode):
         if time.monotonic() > self._deadline:
             raise GraphError(f"tracing took longer than {self._limit:g} s; raise time_limit_s or protect the network")
         kwargs = kwargs or {}
-        self._count_uses(func, args)
+        self._count_uses(args)
         rule = rule_for(func)
         if rule is None and self._labelled(args, kwargs):
             with self:
@@ -119,7 +119,7 @@ class LabelInterpreter(TorchDispatchMode):
     def _labelled(self, args: Any, kwargs: Any) -> bool:
         return any(t in self._labels or self.parameter(t) is not None for t in tensors_in((args, kwargs)))
 
-    def _count_uses(self, func: Any, args: tuple[Any, ...]) -> None:
+    def _count_uses(self, args: tuple[Any, ...]) -> None:
         """How often the output of a weighted layer is used, to know which batch norms can be folded into it."""
         for tensor in tensors_in(args):
             layer = self._made_by.get(tensor)
@@ -298,8 +298,3 @@ def as_ids(labels: Tensor) -> Ids:
         if size > 1 and stride == 0:
             labels = labels.narrow(dim, 0, 1)
     return labels.contiguous().numpy().astype(np.int64)
-
-
-def stretched(labels: Iterable[Tensor | None]) -> bool:
-    """Whether any of the labels exists."""
-    return any(label is not None for label in labels)

@@ -29,20 +29,20 @@ def prove(model: nn.Module, graph: LayerGraph, call: Call) -> LayerGraph:
         graph: what the labels said.
         call: runs a network on the example.
     """
-    wide, call64 = _widened(model, call)
+    wide = _widened(model, call)
     names = [group.name for group in graph.prunable]
-    reference = _outputs(wide, call64)
-    if isinstance(reference, str) or isinstance(again := _outputs(wide, call64), str):
+    reference = _outputs(wide, call)
+    if isinstance(reference, str) or isinstance(again := _outputs(wide, call), str):
         raise GraphError(f"the network's forward failed in evaluation mode: {reference}")
     if not _equal(reference, again):
-        return _protect(graph, {name: "outputs are not deterministic in evaluation mode" for name in names})
-    if all(_agrees(wide, graph, names, call64, pick) is None for pick in (_one, _half)):
+        return _protect(graph, dict.fromkeys(names, "outputs are not deterministic in evaluation mode"))
+    if all(_agrees(wide, graph, names, call, pick) is None for pick in (_one, _half)):
         return graph
-    reasons = {name: reason for name in names if (reason := _group_fault(wide, graph, name, call64)) is not None}
+    reasons = {name: reason for name in names if (reason := _group_fault(wide, graph, name, call)) is not None}
     proved = _protect(graph, reasons)
     left = [group.name for group in proved.prunable]
-    if left and _agrees(wide, proved, left, call64, _half) is not None:
-        return _protect(proved, {name: "removing several groups at once changes the outputs" for name in left})
+    if left and _agrees(wide, proved, left, call, _half) is not None:
+        return _protect(proved, dict.fromkeys(left, "removing several groups at once changes the outputs"))
     return proved
 
 
@@ -81,21 +81,15 @@ def _half(group: Group) -> Tensor:
     return order[: max(group.size // 2, 1)].sort().values
 
 
-def _widened(model: nn.Module, call: Call) -> tuple[nn.Module, Call]:
+def _widened(model: nn.Module, call: Call) -> nn.Module:
     """A float64 copy with slightly moved parameters, so that no zero hides a mistake; as it is where that fails."""
     wide = copy.deepcopy(model).double()
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in wide.parameters():
             scale = 0.05 * float(parameter.abs().mean()) + 0.01
-            parameter += scale * torch.randn(parameter.shape, generator=noise, dtype=torch.float64)
-
-    def call64(network: nn.Module) -> Any:
-        return call(network)
-
-    if isinstance(_outputs(wide, call64), str):
-        return model, call
-    return wide, call64
+            parameter.data.add_(scale * torch.randn(parameter.shape, generator=noise, dtype=torch.float64))
+    return model if isinstance(_outputs(wide, call), str) else wide
 
 
 def _outputs(model: nn.Module, call: Call) -> list[Tensor] | str:

@@ -177,13 +177,13 @@ def _tuple(value: Any, size: int) -> tuple[int, ...]:
     return entries * size if len(entries) == 1 else entries
 
 
+_CONVOLUTIONS = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution"
+
 RULES = {
     "linear": linear,
-    **dict.fromkeys("matmul mm bmm".split(), matmul),
+    **dict.fromkeys(("matmul", "mm", "bmm"), matmul),
     "addmm": addmm,
     "scaled_dot_product_attention": attention,
-    **dict.fromkeys(
-        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution".split(), conv
-    ),
+    **dict.fromkeys(_CONVOLUTIONS.split(), conv),
     "embedding": embedding,
 }

@@ -26,11 +26,11 @@ def pointwise(interp: LabelInterpreter, func: Any, args: Any, kwargs: Any, out: 
 
 def combine(interp: LabelInterpreter, operands: list[tuple[Tensor, Ids]], out: Tensor, where: str) -> None:
     """Join aligned labels and give the result to ``out``."""
-    varies = np.array([[size > 1 for size in ids.shape] for _, ids in operands])
+    varies = np.array([[size > 1 for size in ids.shape] for _, ids in operands]).reshape(len(operands), -1)
     aligned = []
     for k, (tensor, ids) in enumerate(operands):
         sizes = (1,) * (out.dim() - tensor.dim()) + tuple(tensor.shape)
-        others = np.delete(varies, k, 0).any(0)
+        others = [bool(column.any()) for column in np.delete(varies, k, 0).T]
         over = [d for d in range(out.dim()) if sizes[d] == 1 and others[d] and out.shape[d] > 1]
         if over:
             interp.store.protect(ids, f"{where} stretches it over other channels")
@@ -42,9 +42,8 @@ def combine(interp: LabelInterpreter, operands: list[tuple[Tensor, Ids]], out: T
             interp.set_fixed(out)
         return
     first = labelled[0]
-    for ids in aligned:
-        if ids is not first:
-            interp.store.join(first, ids, where)
+    for ids in labelled[1:]:
+        interp.store.join(first, ids, where)
     write(interp, out, np.broadcast_arrays(first, *aligned)[0])
 
 
@@ -52,7 +51,7 @@ def write(interp: LabelInterpreter, out: Tensor, ids: Ids) -> None:
     """Labels of a result; those of a tensor changed in place are written through, for the sake of its views."""
     labels = from_ids(np.ascontiguousarray(ids)).expand(out.shape)
     old = interp.labels(out)
-    if old is not None and torch._debug_has_internal_overlap(old) == 0:  # type: ignore[no-untyped-call]
+    if old is not None and torch._debug_has_internal_overlap(old) == 0:
         old.copy_(labels)
     else:
         interp.set_labels(out, labels)
@@ -76,7 +75,7 @@ def fill(interp: LabelInterpreter, func: Any, args: Any, kwargs: Any, out: Tenso
     old = interp.labels(args[0])
     if old is None:
         return
-    if torch._debug_has_internal_overlap(old) == 0:  # type: ignore[no-untyped-call]
+    if torch._debug_has_internal_overlap(old) == 0:
         old.fill_(float(NEUTRAL))
     else:
         interp.protect(args[0], "overwritten in place")

@@ -43,9 +43,9 @@ def reduction(interp: LabelInterpreter, func: Any, args: Any, kwargs: Any, out: 
         return
     ids = interp.ids(x)
     for axis in sorted(axes, reverse=True):
-        ids = ids.take([0], axis) if keep else ids.take(0, axis)
+        ids = np.asarray(ids.take([0], axis) if keep else ids.take(0, axis))
     for tensor in tensors_in(out):
-        interp.set_labels(tensor, from_ids(np.asarray(ids)).expand(tensor.shape))
+        interp.set_labels(tensor, from_ids(ids).expand(tensor.shape))
 
 
 def along(interp: LabelInterpreter, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
@@ -110,6 +110,8 @@ _REDUCED = (
     "all any argmax argmin aminmax"
 )
 
+_ALONG = "softmax log_softmax _softmax _log_softmax cumsum cumprod"
+
 RULES = {
     **{name: spatial(n) for n in (1, 2, 3) for name in _POOLS.format(n=n).split()},
     "upsample_linear1d": spatial(1),
@@ -118,6 +120,6 @@ RULES = {
     "_upsample_bilinear2d_aa": spatial(2),
     "upsample_trilinear3d": spatial(3),
     **dict.fromkeys(_REDUCED.split(), reduction),
-    **dict.fromkeys("softmax log_softmax _softmax _log_softmax cumsum cumprod".split(), along),
+    **dict.fromkeys(_ALONG.split(), along),
     "glu": glu,
 }

@@ -12,13 +12,21 @@ from autoprune.tracing.interpreter import LabelInterpreter, ParameterView, tenso
 
 def replay(interp: LabelInterpreter, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Run the same operation on the labels of its first argument."""
-    view = _transposed(interp, func, args, out)
+    view = _transposed(interp, func, args)
     if view is not None:
         interp.set_view(out, view)
         return
     labels = interp.labels(args[0])
     if labels is not None:
-        _assign(interp, func(labels, *args[1:], **kwargs), out)
+        _assign(interp, _rerun(func, labels, args, kwargs), out)
+
+
+def _rerun(func: Any, labels: Tensor, args: Any, kwargs: Any) -> Any:
+    """The operation on labels; stretched labels cannot always be viewed as the values can."""
+    try:
+        return func(labels, *args[1:], **kwargs)
+    except RuntimeError:
+        return func(labels.contiguous(), *args[1:], **kwargs)
 
 
 def identity(interp: LabelInterpreter, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -46,12 +54,23 @@ def join_list(interp: LabelInterpreter, func: Any, args: Any, kwargs: Any, out: 
 
 
 def pad(interp: LabelInterpreter, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Padding: a constant pad is neutral, a mirrored one repeats labels."""
+    """Padding: new positions of a channel belong to it, new channels are neutral; a mirrored pad repeats labels."""
     labels = interp.labels(args[0])
     if labels is None:
         return
     mode = kwargs.get("mode", args[2] if len(args) > 2 and isinstance(args[2], str) else "constant")
-    interp.set_labels(out, torch.nn.functional.pad(labels, args[1], mode=mode))
+    if mode != "constant":
+        interp.set_labels(out, torch.nn.functional.pad(labels, args[1], mode=mode))
+        return
+    for place in range(len(args[1]) // 2):
+        axis, (before, after) = labels.dim() - 1 - place, args[1][2 * place : 2 * place + 2]
+        if bool((labels == labels.narrow(axis, 0, 1)).all()):
+            shape = list(labels.shape)
+            shape[axis] += before + after
+            labels = labels.narrow(axis, 0, 1).expand(shape)
+        else:
+            labels = torch.nn.functional.pad(labels, [0, 0] * place + [before, after])
+    interp.set_labels(out, labels)
 
 
 def fresh_zeros(interp: LabelInterpreter, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -65,14 +84,14 @@ def copy(interp: LabelInterpreter, func: Any, args: Any, kwargs: Any, out: Tenso
     source, old = interp.labels(args[1]), interp.labels(args[0])
     if source is None and old is None:
         return
-    if old is None or torch._debug_has_internal_overlap(old) != 0:  # type: ignore[no-untyped-call]
+    if old is None or torch._debug_has_internal_overlap(old) != 0:
         for tensor in (args[0], args[1]):
             interp.protect(tensor, "written into a tensor in place")
         return
     old.copy_(torch.zeros(()) if source is None else source)
 
 
-def _transposed(interp: LabelInterpreter, func: Any, args: Any, out: Any) -> ParameterView | None:
+def _transposed(interp: LabelInterpreter, func: Any, args: Any) -> ParameterView | None:
     """Transposing a weight keeps it a weight."""
     view = interp.parameter(args[0])
     name = func._schema.name.split("::")[1]
@@ -108,12 +127,15 @@ _FRESH = (
     "new_ones new_empty new_full scalar_tensor eye linspace tril_indices triu_indices"
 )
 
+_LISTS = "cat concat concatenate stack hstack vstack dstack column_stack"
+_PADS = "reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"
+
 RULES = {
     **dict.fromkeys(_REPLAYED.split(), replay),
     **dict.fromkeys(_SAME.split(), identity),
     **dict.fromkeys(_FRESH.split(), fresh_zeros),
-    **dict.fromkeys("cat concat concatenate stack hstack vstack dstack column_stack".split(), join_list),
-    **dict.fromkeys("pad constant_pad_nd".split(), pad),
-    **dict.fromkeys("reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d".split(), replay),
+    **dict.fromkeys(_LISTS.split(), join_list),
+    **dict.fromkeys(("pad", "constant_pad_nd"), pad),
+    **dict.fromkeys(_PADS.split(), replay),
     "copy": copy,
 }
