@@ -218,8 +218,8 @@ def _with_biases(
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer by name, detached; a tensor with several names stands under the first.
 
-    Buffers that torch would not save stand here too: pruning may have cut them. What :mod:`autoprune.surgery` adds is left
-    out, as its attributes hold it.
+    Buffers that torch would not save stand here too: pruning may have cut them. What :mod:`autoprune.surgery` adds is
+    left out, as its attributes hold it.
     """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()

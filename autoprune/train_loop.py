@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from autoprune.allocator import keep_memory
 from autoprune.augment import AUGMENTS, augment_batch
 from autoprune.checks import in_range, one_of, whole
 from autoprune.errors import ModelError, TrainingDiverged, unknown_name
+from autoprune.evaluation import checked_logits
+from autoprune.hardware import bfloat16_in_hardware
 from autoprune.seeding import generator, seeded
 
 if TYPE_CHECKING:
@@ -98,6 +101,7 @@ class TrainLoop:
         masks: Mapping[str, Tensor] | None = None,
         teacher: nn.Module | None = None,
     ) -> None:
+        keep_memory()
         self.module, self.split, self.settings, self.seed = module, split, settings, seed
         self.teacher = teacher if settings.distill_weight > 0 else None
         self.augment = (settings.augment or augment) if split.x.ndim == 4 else "none"
@@ -212,12 +216,12 @@ class TrainLoop:
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         s = self.settings
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            logits = logits_of(self.module, x, y)
+            logits = checked_logits(self.module(x), y)
         hard = nn.functional.cross_entropy(logits, y, label_smoothing=s.label_smoothing)
         if self.teacher is None:
             return hard
         with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            wanted = logits_of(self.teacher, x, y)
+            wanted = checked_logits(self.teacher(x), y)
         return (1 - s.distill_weight) * hard + s.distill_weight * distillation(logits, wanted, s.distill_temperature)
 
     @torch.no_grad()
@@ -251,28 +255,6 @@ def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return divergence * temperature**2
 
 
-def logits_of(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The network's output as float32 logits ``[N, classes]``.
-
-    Raises:
-        ModelError: another kind or shape of output, or a label without a class.
-    """
-    output = module(x)
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"the network must return one tensor of logits, but returned {type(output).__name__}; "
-            "wrap it in a module that returns the logits alone"
-        )
-    if output.ndim != 2 or output.shape[0] != len(x):
-        raise ModelError(
-            f"the network must return logits [{len(x)}, classes] for a batch of {len(x)}, "
-            f"but returned shape {list(output.shape)}"
-        )
-    if len(y) and int(y.max()) >= output.shape[1]:
-        raise ModelError(f"the data hold class {int(y.max())}, but the network has {output.shape[1]} outputs")
-    return output.float()
-
-
 def autocast_for(precision: str, module: nn.Module, x: Tensor) -> bool:
     """Whether a step runs under bfloat16 autocast.
 
@@ -284,12 +266,7 @@ def autocast_for(precision: str, module: nn.Module, x: Tensor) -> bool:
         return precision == "bfloat16"
     convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     plain = bool(convolutions) and all(m.groups == 1 for m in convolutions)
-    return x.ndim == 4 and min(x.shape[2:]) >= 16 and plain and bfloat16_is_native()
-
-
-def bfloat16_is_native() -> bool:
-    """Whether this processor has bfloat16 dot products (AVX512-BF16, AMX or the Arm ones)."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return x.ndim == 4 and min(x.shape[2:]) >= 16 and plain and bfloat16_in_hardware()
 
 
 def _optimizer(parameters: list[nn.Parameter], settings: FinetuneSettings) -> torch.optim.Optimizer:

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoprune.artifacts import (
     MODEL_JSON,
@@ -28,75 +27,21 @@ from autoprune.artifacts import (
     tensors_digest,
     write_tensors,
 )
-from autoprune.checks import whole
-from autoprune.errors import ArtifactError, SettingsError
+from autoprune.deploy import deployed
+from autoprune.errors import ArtifactError, TrainingDiverged
+from autoprune.evaluation import EvalSet, Evaluation, NotFinite
 from autoprune.files import write_text
+from autoprune.recipes import TrainSettings
 from autoprune.seeding import seeded
-from autoprune.train_loop import FinetuneSettings, TrainLoop, logits_of, modes_kept
+from autoprune.train_loop import TrainLoop
 
 if TYPE_CHECKING:
-    from autoprune.data import DataSplits, Split
+    from autoprune.data import DataSplits
+
+__all__ = ["Epoch", "TrainSettings", "train_network"]
 
 CHECKPOINT = "checkpoint"
 LOG = "log.jsonl"
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How a base network is trained; see :class:`autoprune.finetune.FinetuneSettings` for the fields they share.
-
-    Attributes:
-        epochs: passes over the training split.
-        warmup_epochs: epochs in which the learning rate rises.
-        patience: epochs without a better validation accuracy after which the training stops; 0 never stops early.
-        seed: of initial weights, order, augmentation and dropout.
-    """
-
-    epochs: int = 20
-    optimizer: str = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 128
-    schedule: str = "cosine"
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.0
-    augment: str | None = None
-    precision: str = "auto"
-    clip_norm: float | None = None
-    patience: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("patience", 0), ("seed", 0)):
-            whole(name, getattr(self, name), least)
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise SettingsError(
-                f"warmup_epochs must be from 0 on and below epochs ({self.epochs}), but got {self.warmup_epochs!r}"
-            )
-        self.steps(1)
-
-    def steps(self, steps_per_epoch: int) -> FinetuneSettings:
-        """The same settings in steps."""
-        return FinetuneSettings(
-            steps=self.epochs * steps_per_epoch,
-            warmup_steps=int(self.warmup_epochs * steps_per_epoch),
-            **{name: getattr(self, name) for name in _SHARED},
-        )
-
-
-_SHARED = (
-    "optimizer",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "batch_size",
-    "schedule",
-    "label_smoothing",
-    "augment",
-    "precision",
-    "clip_norm",
-)
 
 
 @dataclass(frozen=True)
@@ -188,6 +133,7 @@ class _Run:
             seed=settings.seed,
             augment=data.augment,
         )
+        self.validation = EvalSet(data.validation)
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
         self.wall_s = 0.0
@@ -221,9 +167,9 @@ class _Run:
                 started = time.perf_counter()
                 train_loss = self.loop.advance(self.loop.step + per_epoch)
                 trained_s = time.perf_counter() - started
-                accuracy, loss = accuracy_and_loss(self.module, self.data.validation, autocast=False)
+                judged = self._judge(self.validation)
                 self.wall_s += time.perf_counter() - started
-                epoch = self._record(train_loss, accuracy, loss, per_epoch * self.loop.batch / trained_s)
+                epoch = self._record(train_loss, judged, per_epoch * self.loop.batch / trained_s)
                 self._save_checkpoint()
                 if progress is not None:
                     progress(epoch)
@@ -231,11 +177,11 @@ class _Run:
     def finish(self) -> dict[str, Any]:
         put_tensors(self.module, self.best)
         best = self.history[-1].best_epoch
-        accuracy, loss = accuracy_and_loss(self.module, self.data.test, autocast=False)
+        judged = self._judge(EvalSet(self.data.test))
         kept = self.history[best - 1]
         metrics = {
             "validation": {"accuracy": kept.accuracy, "loss": kept.loss, "samples": len(self.data.validation)},
-            "test": {"accuracy": accuracy, "loss": loss, "samples": len(self.data.test)},
+            "test": {"accuracy": judged.accuracy, "loss": judged.loss, "samples": len(self.data.test)},
             "best_epoch": best,
             "epochs": len(self.history),
             "wall_s": round(self.wall_s, 3),
@@ -273,7 +219,15 @@ class _Run:
         last = self.history[-1] if self.history else None
         return bool(self.settings.patience and last and last.epoch - last.best_epoch >= self.settings.patience)
 
-    def _record(self, train_loss: float, accuracy: float, loss: float, speed: float) -> Epoch:
+    def _judge(self, samples: EvalSet) -> Evaluation:
+        """Accuracy and loss in float32; training stops where they are not numbers any more."""
+        try:
+            return samples.evaluate(deployed(self.module))
+        except NotFinite as error:
+            raise TrainingDiverged(self.loop.step, str(error)) from None
+
+    def _record(self, train_loss: float, judged: Evaluation, speed: float) -> Epoch:
+        accuracy, loss = judged.accuracy, judged.loss
         number = len(self.history) + 1
         earlier = [(e.accuracy, -e.loss, -e.epoch) for e in self.history]
         best_accuracy, _, best_epoch = max([*earlier, (accuracy, -loss, -number)])
@@ -335,24 +289,3 @@ def _difference(before: Any, now: Any) -> tuple[Any, Any]:
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-@torch.inference_mode()
-def accuracy_and_loss(module: nn.Module, split: Split, *, batch_size: int = 128, autocast: bool) -> tuple[float, float]:
-    """Share of right classes and mean cross-entropy of ``module`` on ``split``; its mode is put back.
-
-    Correct answers and losses are summed and divided once.
-    """
-    right, total = 0, 0.0
-    with modes_kept(module):
-        module.eval()
-        for start in range(0, len(split), batch_size):
-            part = slice(start, start + batch_size)
-            x, y = split.inputs(part), split.y[part]
-            if x.ndim == 4:
-                x = x.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-                logits = logits_of(module, x, y)
-            right += int((logits.argmax(1) == y).sum())
-            total += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
-    return right / len(split), total / len(split)
