@@ -8,13 +8,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from autoprune.errors import MethodError, SettingsError
 from autoprune.graph import Group, LayerGraph, Role
-from autoprune.plan import Pattern
+from autoprune.plan import Pattern, Plan
+from autoprune.resolve import Resolved, resolve
 from autoprune.surgery import KEPT_INPUTS, select_inputs, with_tensors
+
+if TYPE_CHECKING:
+    from autoprune.calibration import LayerStats
+    from autoprune.data import Split
 
 Kept = Mapping[str, Tensor]
 
@@ -33,10 +40,7 @@ def slim(model: nn.Module, graph: LayerGraph, kept: Kept, *, share: bool = False
     sliced: dict[str, Tensor] = {}
     with torch.no_grad():
         for name, dims in cuts.items():
-            tensor = tensors[name].detach()
-            for dim, positions in dims.items():
-                tensor = tensor.index_select(dim, positions.to(tensor.device))
-            sliced[name] = tensor
+            sliced[name] = _sliced(tensors[name].detach(), dims)
     result = with_tensors(model, sliced, share=share)
     for name, index in kept.items():
         group = graph.groups[name]
@@ -85,7 +89,7 @@ class PrunedModel:
     """
 
     module: nn.Module
-    plan: object
+    plan: Plan
     graph: LayerGraph
     kept: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
@@ -95,6 +99,135 @@ class PrunedModel:
     def removed(self) -> dict[str, int]:
         """Units removed of each group."""
         return {name: self.graph.groups[name].size - len(index) for name, index in self.kept.items()}
+
+
+def apply(
+    model: nn.Module,
+    plan: Plan,
+    example: Any = None,
+    *,
+    mode: str = "remove",
+    graph: LayerGraph | None = None,
+    calibration: Split | None = None,
+    stats: Mapping[str, LayerStats] | None = None,
+) -> PrunedModel:
+    """Prune a copy of ``model`` as ``plan`` says: score, remove or mask, repair. Nothing is retrained.
+
+    Args:
+        model: the dense network; never changed.
+        plan: what goes.
+        example: what the network's forward takes; needed where no ``graph`` is given.
+        mode: ``remove`` makes a smaller network, ``mask`` one of full size with the same outputs.
+        graph: the network's graph, if it was traced already.
+        calibration: samples for methods and repairs that need statistics.
+        stats: statistics collected already.
+
+    Raises:
+        PlanError, UnknownNameError: the plan does not fit the network.
+        MethodError: a method or repair needs samples and ``calibration`` is missing.
+        GraphError: the network cannot be traced.
+    """
+    from autoprune.ranking import Ranker
+    from autoprune.tracing import trace
+
+    if mode not in ("remove", "mask"):
+        raise SettingsError(f"mode must be 'remove' or 'mask', but got {mode!r}")
+    if graph is None:
+        graph = trace(model, example)
+    resolved = resolve(plan, graph)
+    if stats is None:
+        stats = _statistics(model, graph, plan, resolved, calibration)
+    ranker = Ranker(model, graph, stats=stats)
+    kept = {n: ranker.kept(n, d.method, resolved.removed[n]) for n, d in resolved.units.items()}
+    masks = {
+        str(graph.layers[n].weight): ranker.weight_mask(n, d.method, d.sparsity) for n, d in resolved.weights.items()
+    }
+    return prune(model, graph, plan, kept, masks, stats, mode=mode)
+
+
+def prune(
+    model: nn.Module,
+    graph: LayerGraph,
+    plan: Plan,
+    kept: Kept,
+    weight_masks: Mapping[str, Tensor],
+    stats: Mapping[str, LayerStats],
+    *,
+    mode: str = "remove",
+    share: bool = False,
+) -> PrunedModel:
+    """The last step of :func:`apply`, for callers that know which units and weights stay.
+
+    Args:
+        model, graph, plan, mode: as in :func:`apply`.
+        kept: units that stay, sorted, of each group that loses some.
+        weight_masks: masks of single weights of the dense network, by parameter name.
+        stats: for the plan's reconstruction.
+        share: share untouched tensors with ``model`` (to evaluate only).
+    """
+    from autoprune.reconstruction import repair_module
+
+    small = slim(model, graph, kept, share=share)
+    if plan.reconstruction != "none":
+        repair_module(small, model, graph, kept, stats, plan.reconstruction)
+    if mode == "mask":
+        result, masks = _spread(model, graph, kept, small), unit_masks(model, graph, kept)
+        for name, mask in weight_masks.items():
+            masks[name] = masks[name] & mask if name in masks else mask
+    else:
+        result, cuts = small, _cuts(graph, kept)
+        masks = {name: _sliced(mask, cuts.get(name, {})) for name, mask in weight_masks.items()}
+    _mask_weights(result, masks)
+    return PrunedModel(result, plan, graph, dict(kept), masks, mode)
+
+
+def _statistics(
+    model: nn.Module, graph: LayerGraph, plan: Plan, resolved: Resolved, calibration: Split | None
+) -> dict[str, LayerStats]:
+    from autoprune.calibration import collect
+    from autoprune.methods import METHODS
+    from autoprune.reconstruction import RECONSTRUCTIONS
+
+    methods = {d.method for d in (*resolved.units.values(), *resolved.weights.values())}
+    wanting = [name for name in sorted(methods) if METHODS[name].needs]
+    needs = {need for name in wanting for need in METHODS[name].needs} | RECONSTRUCTIONS[plan.reconstruction].needs
+    if not needs:
+        return {}
+    if calibration is None:
+        names = ", ".join(repr(n) for n in (*wanting, plan.reconstruction) if n != "none")
+        raise MethodError(f"{names} needs samples to collect statistics from; pass calibration=data.calibration")
+    return collect(model, graph, calibration, needs)
+
+
+def _mask_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Parameters replaced by masked ones, so that tensors shared with the dense network stay as they are."""
+    for name, mask in masks.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        parameter = getattr(module, leaf)
+        setattr(module, leaf, nn.Parameter(parameter.detach() * mask, requires_grad=parameter.requires_grad))
+
+
+def _spread(model: nn.Module, graph: LayerGraph, kept: Kept, small: nn.Module) -> nn.Module:
+    """The small network's values in a network of full size, zero where units are gone."""
+    dense = dict(model.named_parameters()) | dict(model.named_buffers())
+    values = dict(small.named_parameters()) | dict(small.named_buffers())
+    cuts = _cuts(graph, kept)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in dense.items():
+        full = torch.zeros_like(tensor) if name in graph.parameters else tensor.detach().clone()
+        index = [torch.arange(size) for size in tensor.shape]
+        for dim, positions in cuts.get(name, {}).items():
+            index[dim] = positions
+        full[torch.meshgrid(*index, indexing="ij") if index else ...] = values[name].detach()
+        tensors[name] = full
+    return with_tensors(model, tensors)
+
+
+def _sliced(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    for dim, positions in dims.items():
+        tensor = tensor.index_select(dim, positions.to(tensor.device))
+    return tensor
 
 
 def _cuts(graph: LayerGraph, kept: Kept) -> dict[str, dict[int, Tensor]]:
