@@ -190,7 +190,12 @@ def _hooks(module: nn.Module) -> list[Any]:
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; mode, buffers and the attention fast path are put back afterwards."""
     modes = {module: module.training for module in model.modules()}
-    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     model.eval()
@@ -201,6 +206,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
         for module, training in modes.items():
             module.training = training
         with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in buffers and not torch.equal(buffer, buffers[name]):
-                    buffer.copy_(buffers[name])
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer  # a forward pass may have put another tensor in its place
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
