@@ -37,7 +37,7 @@ def _foldable(layer: nn.Module, norm: nn.Module) -> bool:
 
 def _fold(layer: nn.Module, norm: nn.Module) -> None:
     fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
-    layer.weight, layer.bias = fuse(  # type: ignore[assignment]
+    layer.weight, layer.bias = fuse(
         layer.weight,  # type: ignore[arg-type]
         layer.bias,  # type: ignore[arg-type]
         norm.running_mean,  # type: ignore[arg-type]

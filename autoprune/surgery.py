@@ -124,11 +124,12 @@ class _Select:
 
 def select_inputs(module: nn.Module, kept: Tensor) -> None:
     """Make ``module`` (linear or convolution) read only the inputs ``kept``, as many as its weight has columns."""
-    kind: type[nn.Module] = type(module)
     if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-        raise ModelError(f"inputs of a {kind.__name__} cannot be selected; only of linear layers and convolutions")
-    if not issubclass(kind, _Select):
-        module.__class__ = _selecting(kind)
+        name = type(module).__name__
+        raise ModelError(f"inputs of a {name} cannot be selected; only of linear layers and convolutions")
+    if not isinstance(module, _Select):
+        selecting: Any = _selecting(type(module))
+        module.__class__ = selecting
     module.register_buffer(KEPT_INPUTS, kept, persistent=False)
 
 
