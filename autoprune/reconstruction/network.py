@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -70,8 +70,9 @@ def repair_module(
         return RepairReport()
     repaired: list[str] = []
     skipped: dict[str, str] = {}
+    uses = Counter(id(parameter) for _, parameter in dense.named_parameters(remove_duplicate=False))
     for site in _sites(pruned, dense, graph, kept):
-        reason = site.obstacle(dense, stats)
+        reason = site.obstacle(uses, stats)
         if reason is None:
             weight = site.dense.weight.detach().to("cpu", torch.float64).flatten(1).index_select(0, site.rows)
             part = stats[site.layer]
@@ -115,9 +116,9 @@ class _Site:
         """Whether something can take a shift of the pre-activations."""
         return self.pruned.bias is not None or (self.norm is not None and self.norm.running_mean is not None)
 
-    def obstacle(self, dense: nn.Module, stats: Mapping[str, LayerStats]) -> str | None:
-        """Why the layer cannot be repaired, if it cannot."""
-        if sum(p is self.dense.weight for _, p in dense.named_parameters(remove_duplicate=False)) > 1:
+    def obstacle(self, uses: Mapping[int, int], stats: Mapping[str, LayerStats]) -> str | None:
+        """Why the layer cannot be repaired, if it cannot; ``uses`` counts the names of each parameter by ``id``."""
+        if uses[id(self.dense.weight)] > 1:
             return "its weight is shared with another layer"
         if self.layer not in stats or stats[self.layer].covariance is None:
             return "no moments of its inputs were collected"
