@@ -316,6 +316,20 @@ def test_masked_and_slim_networks_are_repaired_alike(case, how: str) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_tensors_shared_with_the_dense_network_stay_as_they_are(case) -> None:
+    model, graph, split = case
+    before = copy.deepcopy(model.state_dict())
+    stats = collect(model, graph, split, {Need.MOMENTS})
+    kept = {name: KEPT[name] for name in ("stem", "hidden")}
+    shared, own = (slim(model, graph, kept, share=share) for share in (True, False))
+    for pruned in (shared, own):
+        repair_module(pruned, model, graph, kept, stats)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not torch.equal(shared.out.bias, model.out.bias)
+    assert not torch.equal(shared.norm.running_mean, model.norm.running_mean)
+    assert all(torch.equal(a, b) for a, b in zip(shared.state_dict().values(), own.state_dict().values(), strict=True))
+
+
 def test_the_predicted_error_is_what_the_output_moves_by(case) -> None:
     model, graph, split = case
     stats = collect(model, graph, split, {Need.MOMENTS})

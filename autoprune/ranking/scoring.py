@@ -145,8 +145,8 @@ def _check_needs(method: Method, members: Sequence[Member]) -> None:
         for member in members:
             if member.stats is None or not member.stats.has(need):
                 raise MethodError(
-                    f"method {method.name!r} needs the {need.value} of {member.layer!r}, which calibration did not collect; "
-                    f"pass needs={{Need.{need.name}}} to collect it"
+                    f"method {method.name!r} needs the {need.value} of {member.layer!r}, "
+                    f"which calibration did not collect; pass needs={{Need.{need.name}}} to collect it"
                 )
 
 

@@ -125,25 +125,35 @@ class _Site:
         return None
 
     def write(self, repair: Repair) -> None:
-        """Put the repair into the pruned layer, which has lost rows and columns, or still has them as zeros."""
-        weight = self.pruned.weight
+        """Put the repair into the pruned layer, which has lost rows and columns, or still has them as zeros.
+
+        Tensors are replaced, not written to: those that pruning left alone may be the dense network's own.
+        """
+        weight = self.pruned.weight.detach()
         full = weight.shape[:2] == self.dense.weight.shape[:2]
         if not full and weight.shape[:2] != (len(self.rows), len(self.channels)):
             raise MethodError(
                 f"layer {self.layer!r} has a weight {list(weight.shape)} after pruning, but {len(self.rows)} outputs "
                 f"and {len(self.channels)} inputs stay; pass the units that were kept in this network"
             )
-        with torch.no_grad():
-            value = repair.weight.to(weight).view(len(self.rows), len(self.channels), *weight.shape[2:])
-            places = (self.rows[:, None], self.channels) if full else (slice(None), slice(None))
-            weight[places] = value
-            self._shift(repair.shift, self.rows if full else slice(None))
+        value = repair.weight.to(weight).view(len(self.rows), len(self.channels), *weight.shape[2:])
+        if full:
+            weight = weight.clone()
+            weight[self.rows[:, None], self.channels] = value
+            value = weight
+        self.pruned.weight = nn.Parameter(value, requires_grad=self.pruned.weight.requires_grad)
+        self._shift(repair.shift, self.rows if full else slice(None))
 
     def _shift(self, shift: Tensor, rows: Tensor | slice) -> None:
-        if self.pruned.bias is not None:
-            self.pruned.bias[rows] += shift.to(self.pruned.bias)
+        bias = self.pruned.bias
+        if bias is not None:
+            moved = bias.detach().clone()
+            moved[rows] += shift.to(moved)
+            self.pruned.bias = nn.Parameter(moved, requires_grad=bias.requires_grad)
         elif self.norm is not None and self.norm.running_mean is not None:
-            self.norm.running_mean[rows] -= shift.to(self.norm.running_mean)
+            moved = self.norm.running_mean.clone()
+            moved[rows] -= shift.to(moved)
+            self.norm.running_mean = moved
 
 
 def _sites(pruned: nn.Module, dense: nn.Module, graph: LayerGraph, kept: Mapping[str, Tensor]) -> Iterator[_Site]:
