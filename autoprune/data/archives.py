@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from autoprune.errors import DataError
 
+_PADDING = 1 << 20
 _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, OSError)
 
 
@@ -43,7 +44,7 @@ def read_tar(path: Path, *, member_limit: int, total_limit: int) -> Iterator[tup
     seen: set[str] = set()
     total = 0
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 name = _safe_name(path, member)
                 if member.isdir():
@@ -59,8 +60,15 @@ def read_tar(path: Path, *, member_limit: int, total_limit: int) -> Iterator[tup
                 if len(data) != member.size:
                     raise DataError(f"'{path}' ends inside {name!r}: truncated; delete it and get it again")
                 yield name, data
+            _drain(path, stream)
     except _BROKEN as error:
         raise broken(path, error) from error
+
+
+def _drain(path: Path, stream: gzip.GzipFile) -> None:
+    """Read what follows the last member, so that gzip's own checksum is verified too."""
+    if len(stream.read(_PADDING)) == _PADDING:
+        raise DataError(f"'{path}' goes on after its last file; get it again")
 
 
 def _safe_name(path: Path, member: tarfile.TarInfo) -> str:

@@ -66,7 +66,7 @@ def load_mnist(
 
 def _paths(root: Path, download: bool) -> dict[str, Path]:
     """Where each of the four files lies, compressed or not."""
-    found = {}
+    found: dict[str, Path] = {}
     for name in CHECKSUMS:
         places = [root / folder / file for folder in _FOLDERS for file in (f"{name}.gz", name)]
         found.update((name, path) for path in reversed(places) if path.is_file())

@@ -64,8 +64,9 @@ def _collect(given: Any, what: str, seed: int) -> Samples:
     with _own_randomness(given, seed):
         try:
             for x, y in _batches(given, what):
-                inputs.append(_inputs(x, what))
-                classes.append(_classes(y, what))
+                single = y.ndim == 0
+                inputs.append(_inputs(x[None] if single else x, what))
+                classes.append(_classes(y[None] if single else y, what))
         except AutopruneError:
             raise
         except Exception as error:  # the user's code may raise anything
@@ -92,14 +93,16 @@ def _own_randomness(given: Any, seed: int) -> Iterator[None]:
                 own.set_state(state)
 
 
-def _batches(given: Any, what: str) -> Iterator[tuple[Any, Any]]:
-    loader = _ordered(given) if isinstance(given, DataLoader) else given
-    if isinstance(given, Dataset):
-        size = _BATCH if isinstance(given, IterableDataset) or hasattr(given, "__getitem__") else None
-        loader = DataLoader(given, batch_size=size, generator=torch.Generator())
-    iterable: Iterable[Any] = loader
-    for batch in iterable:
-        yield _pair(batch, what)
+def _batches(given: Any, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches, or single samples (whose class has no dimension)."""
+    batches: Iterable[Any] = given
+    if isinstance(given, DataLoader):
+        batches = _ordered(given)
+    elif isinstance(given, Dataset):
+        batches = DataLoader(given, batch_size=_BATCH, generator=torch.Generator())
+    for batch in batches:
+        x, y = _pair(batch, what)
+        yield _tensor(x, what), _tensor(y, what)
 
 
 def _ordered(loader: DataLoader[Any]) -> DataLoader[Any]:
@@ -139,6 +142,8 @@ def _pair(batch: Any, what: str) -> tuple[Any, Any]:
 def _tensor(value: Any, what: str) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().cpu()
+    if type(value).__module__.startswith("PIL."):
+        raise DataError(f"the {what} holds PIL images; turn them into tensors in the dataset's transform")
     try:
         return torch.from_numpy(np.array(value))
     except (TypeError, ValueError) as error:

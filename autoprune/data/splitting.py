@@ -78,12 +78,12 @@ def deal(
     check_samples(name, pool)
     total = len(pool.y)
     if test is None:
-        taken, rest = draw(pool.y, _count(sizes.test, total, "test", name), generator(0, "test"), name)
+        taken, rest = draw(pool.y, _count(sizes.test, total, "test", name, total - 1), generator(0, "test"), name)
         test, pool = _take(pool, taken), _take(pool, rest)
     else:
         test = _shuffled(test, generator(0, "test"))
     if validation is None:
-        count = _count(sizes.validation, total, "validation", name)
+        count = _count(sizes.validation, total, "validation", name, len(pool.y) - 1)
         taken, rest = draw(pool.y, count, generator(seed, "validation"), name)
         validation, pool = _take(pool, taken), _take(pool, rest)
     else:
@@ -91,7 +91,7 @@ def deal(
     if calibration is None:
         default = min(CALIBRATION_SAMPLES, max(1, len(pool.y) // 2))
         wanted = default if sizes.calibration is None else sizes.calibration
-        count = _count(wanted, len(pool.y), "calibration", name, whole=True)
+        count = _count(wanted, len(pool.y), "calibration", name, len(pool.y))
         calibration = _take(pool, draw(pool.y, count, generator(seed, "calibration"), name, keep=0)[0])
     given = {"train": pool, "calibration": calibration, "validation": validation, "test": test}
     highest = max(int(samples.y.max()) for samples in given.values() if len(samples.y))
@@ -121,7 +121,7 @@ def check_samples(name: str, samples: Samples) -> None:
     if len(samples.x) != len(samples.y):
         raise DataError(f"{name!r} has {len(samples.x)} inputs, but {len(samples.y)} classes for them")
     if len(samples.y) < 2:
-        raise DataError(f"{name!r} has {len(samples.y)} training samples; at least 2 are needed")
+        raise DataError(f"{name!r} has {len(samples.y)} samples; at least 2 are needed")
     if int(samples.y.min()) < 0:
         raise DataError(f"classes of {name!r} must be 0 or more, but got {int(samples.y.min())}")
 
@@ -134,14 +134,16 @@ def _take(samples: Samples, index: Tensor) -> Samples:
     return Samples(samples.x[index], samples.y[index])
 
 
-def _count(size: float | int, total: int, part: str, name: str, *, whole: bool = False) -> int:
-    """A size as a number of samples; ``whole``: all of them may be taken."""
+def _count(size: float | int, total: int, part: str, name: str, available: int) -> int:
+    """A size as a number of samples; a share is one of ``total``."""
     fraction = isinstance(size, float) and 0.0 < size < 1.0
     if not fraction and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise SettingsError(f"{part} must be a number of samples or a share in (0, 1), but got {size!r}")
     count = max(1, int(size * total + 0.5)) if fraction else int(size)
-    if count > total - (0 if whole else 1):
-        raise SettingsError(f"{part}={size!r} asks for {count} samples of {name!r}, which has {total}")
+    if count > available:
+        raise SettingsError(
+            f"{part}={size!r} asks for {count} samples of {name!r}, but at most {available} can be given"
+        )
     return count
 
 
