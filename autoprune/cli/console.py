@@ -36,44 +36,25 @@ def show_table(
     from rich.text import Text
 
     chosen = set(left)
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if place in chosen else "right", overflow="fold")
     for place, row in enumerate(rows):
         table.add_row(*(Text(str(cell)) for cell in row), style="bold" if place == emphasis else None)
-    console().print(table)
+    screen = console()
+    screen.print(Text(title, style="bold"))
+    screen.print(table)
 
 
-def percent(value: float | None, digits: int = 2) -> str:
-    """``0.9712`` as ``97.12 %``."""
-    return "-" if value is None else f"{100 * value:.{digits}f} %"
+def show_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
+    """Names and values, one pair a line."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
 
-
-def number(value: float | None) -> str:
-    """A count with thousands apart: ``266,610``."""
-    return "-" if value is None else f"{value:,.0f}"
-
-
-def size(value: float | None) -> str:
-    """Bytes in the largest unit that keeps a digit before the point."""
-    if value is None:
-        return "-"
-    for unit in ("B", "kB", "MB"):
-        if abs(value) < 1000:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
-
-
-def milliseconds(value: float | None) -> str:
-    """A time in ms with three digits that count."""
-    return "-" if value is None else f"{value:.3g} ms"
-
-
-def duration(seconds: float | None) -> str:
-    """``95`` as ``1:35``."""
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts:
+        table.add_row(Text(name, style="dim"), Text(value))
+    screen = console()
+    screen.print(Text(title, style="bold"))
+    screen.print(Padding(table, (0, 0, 1, 2)))

@@ -39,7 +39,7 @@ def reported() -> Iterator[None]:
 def _stop(text: str, code: int, error: BaseException) -> None:
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
-    typer.echo(" ".join(text.split()), err=True)
+    typer.echo(text, err=True)
     raise typer.Exit(code) from None
 
 

@@ -10,7 +10,7 @@ import typer
 from autoprune.cli.console import say, show_table
 from autoprune.cli.errors import reported
 
-app = typer.Typer(help="List methods, models, datasets and controllers.", no_args_is_help=True)
+app = typer.Typer(help="List methods, models, datasets and controllers.", no_args_is_help=True, add_completion=False)
 
 
 @app.command("methods")
@@ -25,8 +25,8 @@ def methods() -> None:
             for name, m in sorted(METHODS.items())
         ]
         show_table("Methods (--method, --methods)", ("name", "removes", "needs", "source"), rows, left=range(4))
-        repairs = [(name, first_sentence(value)) for name, value in RECONSTRUCTIONS.items()]
-        show_table("Reconstructions (--reconstruction)", ("name", "what it does"), repairs, left=range(2))
+        repairs = [(n, ", ".join(sorted(r.needs)) or "-", r.source or "-") for n, r in RECONSTRUCTIONS.items()]
+        show_table("Reconstructions (--reconstruction)", ("name", "needs", "source"), repairs, left=range(3))
 
 
 @app.command("models")

@@ -8,31 +8,36 @@ from typing import ClassVar, Literal
 import pydantic
 
 from autoprune.settings.base import Number, Settings, Switch, Text, Texts, Whole, option
-from autoprune.settings.parts import EvaluationPart, NetworkPart, RetrainPart, RunPart, SpacePart
+from autoprune.settings.parts import BasePart, EvaluationPart, NetworkPart, Pairs, RetrainPart, RunPart, SpacePart
 
 
 class TrainSettings(NetworkPart, RunPart):
-    """``autoprune train``."""
+    """``autoprune train``. Training settings that are not given are chosen to suit the network and the data."""
 
     command: ClassVar[str] = "train"
 
     out: Path | None = option(None, "Folder of the trained network. Default: checkpoints/DATA-MODEL.", panel="Run")
-    epochs: Whole | None = option(None, "Passes over the training split. Default: by model.", panel="Training", ge=1)
-    lr: Number | None = option(None, "Learning rate. Default: by model.", panel="Training", gt=0)
-    optimizer: Literal["sgd", "adamw"] | None = option(None, "Optimizer. Default: by model.", panel="Training")
-    batch_size: Whole | None = option(None, "Samples a step. Default: by model.", panel="Training", ge=1)
-    weight_decay: Number | None = option(None, "Weight decay. Default: by model.", panel="Training", ge=0)
-    label_smoothing: Number | None = option(None, "Label smoothing. Default: by model.", panel="Training", ge=0, lt=1)
+    epochs: Whole | None = option(None, "Passes over the training split.", panel="Training", ge=1)
+    lr: Number | None = option(None, "Highest learning rate.", panel="Training", gt=0)
+    optimizer: Literal["sgd", "adamw"] | None = option(None, "Optimizer.", panel="Training")
+    momentum: Number | None = option(None, "Momentum of sgd.", panel="Training", ge=0, lt=1)
+    schedule: Literal["cosine", "constant"] | None = option(None, "Learning rate over time.", panel="Training")
+    warmup_epochs: Number | None = option(None, "Epochs in which the learning rate rises.", panel="Training", ge=0)
+    batch_size: Whole | None = option(None, "Samples a step.", panel="Training", ge=1)
+    weight_decay: Number | None = option(None, "Weight decay.", panel="Training", ge=0)
+    label_smoothing: Number | None = option(
+        None, "Share of the target spread over all classes.", panel="Training", ge=0, lt=1
+    )
+    clip_norm: Number | None = option(None, "Longest gradient.", panel="Training", gt=0)
     patience: Whole | None = option(
-        None, "Epochs without a better validation accuracy before it stops.", panel="Training", ge=1
+        None, "Epochs without a better validation accuracy before it stops; 0 for never.", panel="Training", ge=0
     )
-    augment: Literal["none", "flip_crop"] | None = option(
-        None, "Changes to images while training. Default: by dataset.", panel="Training"
-    )
+    augment: Literal["none", "flip_crop"] | None = option(None, "Changes to images while training.", panel="Training")
     precision: Literal["auto", "float32", "bfloat16"] = option("auto", "Numbers of the forward pass.", panel="Training")
+    resume: Switch = option(True, "Go on with what the folder holds; otherwise start anew.", panel="Run")
 
 
-class InspectSettings(NetworkPart, EvaluationPart, SpacePart, RunPart):
+class InspectSettings(BasePart, EvaluationPart, RunPart):
     """``autoprune inspect``."""
 
     command: ClassVar[str] = "inspect"
@@ -40,21 +45,24 @@ class InspectSettings(NetworkPart, EvaluationPart, SpacePart, RunPart):
     sensitivity: Switch = option(
         False, "Prune each group alone and show how accuracy falls (evaluates the network).", panel="Sensitivity"
     )
-    levels: tuple[Number, ...] = option(
+    sparsities: tuple[Number, ...] = option(
         (0.25, 0.5, 0.75, 0.9), "Sparsities to try.", panel="Sensitivity", min_length=1, metavar="SPARSITY"
     )
+    method: Text = option("l1_norm", "Name of 'autoprune list methods'.", panel="Sensitivity")
+    include: Texts = option((), "Only groups with a layer that matches.", panel="Sensitivity", metavar="GLOB")
+    exclude: Texts = option((), "No group with a layer that matches.", panel="Sensitivity", metavar="GLOB")
     out: Path | None = option(None, "Folder for the table and the picture of the curves.", panel="Run")
 
-    @pydantic.field_validator("levels")
+    @pydantic.field_validator("sparsities")
     @classmethod
     def _in_range(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         for level in value:
             if not 0 < level < 1:
-                raise ValueError(f"every level must be above 0 and below 1, and {level:g} is not")
+                raise ValueError(f"every sparsity must be above 0 and below 1, and {level:g} is not")
         return value
 
 
-class PruneSettings(NetworkPart, EvaluationPart, RetrainPart, RunPart):
+class PruneSettings(BasePart, EvaluationPart, RetrainPart, RunPart):
     """``autoprune prune``."""
 
     command: ClassVar[str] = "prune"
@@ -86,7 +94,7 @@ class PruneSettings(NetworkPart, EvaluationPart, RetrainPart, RunPart):
         return self
 
 
-class SearchSettings(NetworkPart, SpacePart, EvaluationPart, RetrainPart, RunPart):
+class SearchSettings(BasePart, SpacePart, EvaluationPart, RetrainPart, RunPart):
     """``autoprune search``."""
 
     command: ClassVar[str] = "search"
@@ -107,8 +115,9 @@ class SearchSettings(NetworkPart, SpacePart, EvaluationPart, RetrainPart, RunPar
     handling: Literal["project", "reject"] = option(
         "project", "A proposal over budget is moved onto it, or refused unseen.", panel="Search"
     )
+    controller_options: Pairs = option({}, "Options of the controller.", panel="Search")
     pruner: Text | None = option(
-        None, "Stops hopeless retraining early: median, hyperband or patience.", panel="Search"
+        None, "Stops hopeless retraining early: median, hyperband, patience or dominated.", panel="Search"
     )
     race: Switch = option(False, "Stop evaluating a plan once it cannot be the best.", panel="Search")
     workers: Whole = option(1, "Processes that evaluate.", panel="Search", ge=1)
@@ -128,6 +137,7 @@ class EvaluateSettings(Settings):
 
     command: ClassVar[str] = "evaluate"
 
+    threads: Whole | None = option(None, "Threads that torch may use. Default: torch's own choice.", ge=1)
     split: Literal["train", "calibration", "validation", "test"] = option("test", "Samples to judge on.")
     data: Text | None = option(None, "Name of 'autoprune list datasets', or package.module:factory. Default: its own.")
     data_dir: Path | None = option(None, "Folder of the datasets. Default: $AUTOPRUNE_DATA, or the user's cache.")

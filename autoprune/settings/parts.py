@@ -39,9 +39,6 @@ Pairs = Annotated[dict[str, Any], pydantic.BeforeValidator(read_pairs)]
 class NetworkPart(Settings):
     """Which network, on which data."""
 
-    base: Path | None = option(
-        None, "Folder of a trained network, as 'autoprune train' stores it.", panel="Network and data"
-    )
     model: Text | None = option(
         None,
         "Name of 'autoprune list models', or package.module:factory. Default: what fits the data.",
@@ -50,7 +47,7 @@ class NetworkPart(Settings):
     model_options: Pairs = option({}, "Arguments of the model's factory.", panel="Network and data")
     data: Text | None = option(
         None,
-        "Name of 'autoprune list datasets', or package.module:factory. Default: those of the base network, or digits.",
+        "Name of 'autoprune list datasets', or package.module:factory. Default: the base network's own, or digits.",
         panel="Network and data",
     )
     data_options: Pairs = option({}, "Arguments of the dataset's loader.", panel="Network and data")
@@ -58,6 +55,14 @@ class NetworkPart(Settings):
         None, "Folder of the datasets. Default: $AUTOPRUNE_DATA, or the user's cache.", panel="Network and data"
     )
     data_seed: Whole = option(0, "Seed of the splits.", panel="Network and data", ge=0)
+
+
+class BasePart(NetworkPart):
+    """A trained network, or one to be trained first."""
+
+    base: Path | None = option(
+        None, "Folder of a trained network, as 'autoprune train' stores it.", panel="Network and data"
+    )
 
 
 class RunPart(Settings):
@@ -68,14 +73,29 @@ class RunPart(Settings):
 
 
 class RetrainPart(Settings):
-    """Retraining of a pruned network, in steps."""
+    """Retraining of a pruned network, in steps; the names without ``retrain_`` are those of ``FinetuneSettings``."""
 
     retrain_steps: Whole = option(0, "Steps of retraining after pruning.", panel="Retraining", ge=0)
-    retrain_lr: Number = option(0.01, "Learning rate.", panel="Retraining", gt=0)
+    retrain_lr: Number = option(0.02, "Highest learning rate.", panel="Retraining", gt=0)
     retrain_optimizer: Literal["sgd", "adamw"] = option("sgd", "Optimizer.", panel="Retraining")
+    retrain_momentum: Number = option(0.9, "Momentum of sgd.", panel="Retraining", ge=0, lt=1)
     retrain_schedule: Literal["cosine", "constant"] = option("cosine", "Learning rate over time.", panel="Retraining")
+    retrain_warmup_steps: Whole = option(0, "Steps in which the learning rate rises.", panel="Retraining", ge=0)
     retrain_batch_size: Whole = option(128, "Samples a step.", panel="Retraining", ge=1)
     retrain_weight_decay: Number = option(5e-4, "Weight decay.", panel="Retraining", ge=0)
+    retrain_label_smoothing: Number = option(
+        0.0, "Share of the target spread over all classes.", panel="Retraining", ge=0, lt=1
+    )
+    retrain_clip_norm: Number | None = option(None, "Longest gradient.", panel="Retraining", gt=0)
+    retrain_augment: Literal["none", "flip_crop"] | None = option(
+        None, "Changes to images while retraining. Default: by dataset.", panel="Retraining"
+    )
+    retrain_precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "Numbers of the forward pass.", panel="Retraining"
+    )
+    retrain_report_every: Whole = option(
+        0, "Steps between two looks of a pruner; 0 for five looks.", panel="Retraining", ge=0
+    )
     distill_weight: Number = option(
         0.0, "Share of the loss that follows the dense network's outputs.", panel="Retraining", ge=0, le=1
     )
@@ -110,4 +130,13 @@ class SpacePart(Settings):
     exclude: Texts = option((), "No group with a layer that matches.", panel="Search space", metavar="GLOB")
     max_sparsity: Number = option(0.9, "Most that a group may lose.", panel="Search space", gt=0, lt=1)
     round_to: Whole = option(1, "Kept channels are a multiple of this.", panel="Search space", ge=1)
-    reconstruction: Text = option("none", "Repair of what is left: none, bias_only, mauch_yang.", panel="Search space")
+    levels: Whole | None = option(
+        None, "Allow only this many evenly spaced sparsities for a group.", panel="Search space", ge=2
+    )
+    reconstruction: Texts = option(
+        ("none",),
+        "Repair of what is left: none, bias_only, mauch_yang; of several the search chooses.",
+        panel="Search space",
+        min_length=1,
+        metavar="NAME",
+    )
