@@ -17,6 +17,7 @@ from torch import nn
 
 from autoprune.allocator import keep_memory
 from autoprune.applied import PrunedModel
+from autoprune.artifacts import network_digest
 from autoprune.candidates import Candidates
 from autoprune.costs import Cost, CostModel, Latency, LatencySettings, measure_latency
 from autoprune.data import DataSplits
@@ -90,6 +91,16 @@ class Objective:
     def ranker(self) -> Ranker:
         """Orders in which the units of each group go."""
         return self._candidates.ranker
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What outcomes depend on, as JSON: digests of network, graph and data, and the settings."""
+        return {
+            "model": network_digest(self._candidates.model),
+            "graph": self.graph.digest,
+            "data": self.data.digest,
+            "objective": {k: v for k, v in self.settings.to_dict().items() if k != "tune_allocator"},
+        }
 
     @cached_property
     def dense_cost(self) -> Cost:

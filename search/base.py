@@ -1,0 +1,149 @@
+"""What a controller is: something that proposes points of a search space and learns from what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from autoprune.errors import SettingsError, unknown_name
+from autoprune.search.records import TrialRecord
+
+if TYPE_CHECKING:
+    from autoprune.costs import Cost
+    from autoprune.fitting import Target
+    from autoprune.graph import LayerGraph
+    from autoprune.outcome import Outcome
+    from autoprune.plan import Plan
+    from autoprune.search.mirror import Mirror
+    from autoprune.space import SearchSpace
+
+Point = dict[str, float | str]
+Report = Callable[[int, float], bool]
+
+
+class Ranking(Protocol):
+    """What the global baseline asks of an objective's ranker."""
+
+    def global_removed(
+        self, names: Any, method: Any, fits: Callable[[dict[str, int]], bool], **options: Any
+    ) -> dict[str, int]:
+        """Units to remove of each group by one ranking over all of them: the shortest prefix that ``fits``."""
+
+
+class SearchObjective(Protocol):
+    """What a search asks of an objective: :class:`autoprune.objective.Objective`, or a problem with a known answer."""
+
+    @property
+    def graph(self) -> LayerGraph:
+        """The network's graph."""
+
+    @property
+    def dense(self) -> Outcome:
+        """Outcome of the dense network."""
+
+    @property
+    def dense_cost(self) -> Cost:
+        """Cost of the dense network."""
+
+    @property
+    def ranker(self) -> Ranking:
+        """Ranks units over all groups."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What outcomes depend on, as JSON: digests of ``model``, ``graph``, ``data``, and ``objective`` settings."""
+
+    def cost(self, plan: Plan) -> Cost:
+        """Cost of a plan; nothing is evaluated."""
+
+    def latency(self, plan: Plan) -> float:
+        """Measured milliseconds of one forward pass."""
+
+    def __call__(self, plan: Plan, *, report: Report | None = None, race: Any = None) -> Outcome:
+        """Evaluate a plan."""
+
+
+def _unheard(what: str, done: int, total: int) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a controller has to work with.
+
+    Attributes:
+        objective: for controllers that need more than proposing and learning (rankings, sensitivities).
+        space: what may be decided.
+        target: the budget; in a Pareto search without one, a reference budget for the baselines.
+        mirror: the study in memory, with every trial so far.
+        metrics: costs that are objectives beside accuracy; empty for a single objective.
+        seed: of the search.
+        trials: how many the controller may propose in all.
+        cache_dir: folder for what is worth keeping, ``None`` for none.
+        options: of the controller, checked by it.
+        notice: says what is being done, to a user who waits: (what, done, of how many).
+    """
+
+    objective: SearchObjective
+    space: SearchSpace
+    target: Target
+    mirror: Mirror
+    metrics: tuple[str, ...] = ()
+    seed: int = 0
+    trials: int = 50
+    cache_dir: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    notice: Callable[[str, int, int], None] = _unheard
+
+
+class Proposer(Protocol):
+    """A controller at work in one search."""
+
+    def propose(self, number: int) -> Point | None:
+        """The point to try as trial ``number``; ``None`` when there is nothing left to propose.
+
+        It must depend on nothing but the context, ``number`` and the finished trials, so that a search that was killed
+        goes on as if it had not been.
+        """
+
+    def tell(self, record: TrialRecord) -> None:
+        """Learn from a finished trial, whoever proposed it; on resume, from every earlier one in order."""
+
+
+@dataclass(frozen=True)
+class Controller:
+    """An entry of the registry.
+
+    Attributes:
+        name: its key.
+        description: one sentence for a reader.
+        source: authors, title, year.
+        start: makes its :class:`Proposer` for one search.
+        pareto: whether it can search with several objectives.
+        options: names of the options it takes, with what they are.
+    """
+
+    name: str
+    description: str
+    source: str
+    start: Callable[[Context], Proposer]
+    pareto: bool = True
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, metrics: tuple[str, ...], options: Mapping[str, Any]) -> None:
+        """Refuse what this controller cannot do, before any work.
+
+        Raises:
+            SettingsError: several objectives where it takes one.
+            UnknownNameError: an option it does not have.
+        """
+        if metrics and not self.pareto:
+            raise SettingsError(
+                f"controller {self.name!r} searches one objective, but got accuracy against {' and '.join(metrics)}; "
+                "use nsga2, nsga3, tpe, gp or random for a Pareto front"
+            )
+        for option in options:
+            if option not in self.options:
+                raise unknown_name(f"option of controller {self.name!r}", option, self.options)

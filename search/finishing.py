@@ -1,0 +1,145 @@
+"""The end of a search: choose the best, confirm it in float32, measure, fill the table, store the best network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.files import write_text
+from autoprune.plan import Plan
+from autoprune.search.baselines import BASELINES
+from autoprune.search.progress import Progress
+from autoprune.search.records import TrialRecord
+from autoprune.search.result import Row, SearchResult, best_of, knee, pareto_front
+
+if TYPE_CHECKING:
+    from autoprune.artifacts import NetworkSpec
+
+BEST = "best"
+PLAN_FILE = "plan.json"
+
+
+def finish(
+    result: SearchResult, objective: Any, *, spec: NetworkSpec | None, confirm: bool, test: bool, watch: Progress
+) -> SearchResult:
+    """Everything that follows the last trial. After an interruption nothing is retrained."""
+    result = choose(result)
+    builds = hasattr(objective, "build") and not result.interrupted
+    table = _Table(result, objective, watch, confirm=confirm and builds, test=test and builds)
+    rows = table.rows()
+    result = replace(result, rows=rows)
+    if result.run_dir is not None and result.best is not None and result.best.plan is not None:
+        store_plan(result.run_dir / BEST, result.best)
+        if spec is not None and builds:
+            store_network(result.run_dir / BEST, objective, result.best, spec, table.built, rows[-1])
+    return result
+
+
+def choose(result: SearchResult) -> SearchResult:
+    """``result`` with its best trial and its front."""
+    if not result.metrics:
+        best = best_of(result.trials)
+        return replace(result, best=best, front=() if best is None else (best,))
+    front = pareto_front(result.trials, result.metrics)
+    if result.budget is not None:
+        return replace(result, best=best_of(result.trials), front=front)
+    dense = {m: result.profile.dense.value(m) for m in result.metrics if getattr(result.profile.dense, m) is not None}
+    known = tuple(m for m in result.metrics if m in dense)
+    return replace(result, best=knee(front, known, {**dense, "accuracy": result.dense.accuracy or 1.0}), front=front)
+
+
+@dataclass
+class _Table:
+    """Fills the rows of the result table."""
+
+    result: SearchResult
+    objective: Any
+    watch: Progress
+    confirm: bool
+    test: bool
+    built: Any = None  # the best network, kept to be stored
+
+    def rows(self) -> tuple[Row, ...]:
+        """Dense, baselines, best found."""
+        wanted: list[tuple[str, TrialRecord | None]] = [
+            *((name, self.result.baselines.get(name)) for name in BASELINES),
+            ("best found", self.result.best),
+        ]
+        rows = [self._row("dense", Plan(), Row("dense", self.result.dense))]
+        for place, (name, record) in enumerate(wanted, start=1):
+            self.watch.notice("table", place, len(wanted))
+            if record is None or record.outcome is None or record.plan is None:
+                note = "not evaluated" if record is None else (record.status)
+                rows.append(Row(name, None, None if record is None else record.number, note=note))
+                continue
+            note = record.outcome.reason if record.status != "ok" else ""
+            rows.append(self._row(name, record.plan, Row(name, record.outcome, record.number, note=note)))
+        return tuple(rows)
+
+    def _row(self, name: str, plan: Plan, row: Row) -> Row:
+        best = name == "best found"
+        row = replace(row, latency_ms=self.objective.latency(plan))
+        if row.outcome is None or not row.outcome.ok or not (self.test or (self.confirm and best)):
+            return row
+        network = self.objective.build(plan)
+        if best:
+            self.built = network
+        confirmed = self.objective.confirm(network, "validation").accuracy
+        test = self.objective.confirm(network, "test").accuracy if self.test else None
+        return replace(row, confirmed=confirmed, test=test)
+
+
+def store_plan(folder: Path, record: TrialRecord) -> None:
+    """Write ``plan.json`` of a trial.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    assert record.plan is not None
+    write_text(folder / PLAN_FILE, record.plan.to_json() + "\n")
+
+
+def store_network(
+    folder: Path, objective: Any, record: TrialRecord, spec: NetworkSpec, built: Any = None, row: Row | None = None
+) -> None:
+    """Write the network of a trial, built again from its plan.
+
+    Args:
+        folder: where.
+        objective: with the base network.
+        record: the trial.
+        spec: how the dense network is made.
+        built: its network, where it has been built already.
+        row: its line in the table, for what was confirmed.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+        AutopruneError: the plan has no usable network.
+    """
+    from autoprune import surgery
+    from autoprune.artifacts import save_network
+
+    assert record.plan is not None
+    pruned = built if built is not None else objective.build(record.plan)
+    metrics: dict[str, Any] = {"trial": record.number, "source": record.name}
+    if record.outcome is not None:
+        metrics |= {
+            "accuracy": record.outcome.accuracy,
+            "stages": dict(record.outcome.stages),
+            "cost": record.outcome.cost.to_dict(),
+            "ratios": dict(record.outcome.ratios),
+        }
+    if row is not None:
+        metrics |= {"confirmed": row.confirmed, "test": row.test, "latency_ms": row.latency_ms}
+    data = objective.data
+    save_network(
+        folder,
+        pruned.module,
+        spec,
+        data={"name": data.name, "digest": data.digest, "num_classes": data.num_classes},
+        metrics=json.loads(json.dumps(metrics)),
+        plan=record.plan,
+        attributes=surgery.attributes(pruned.module),
+    )

@@ -1,0 +1,375 @@
+"""``search(objective, budget=...)``: from a network and a budget to the best plan found, its study and its table."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.costs import COSTS, Budget, Cost
+from autoprune.errors import SettingsError, unknown_name
+from autoprune.fitting import Profile, Target
+from autoprune.racing import RaceState
+from autoprune.search.base import Context, Controller, SearchObjective
+from autoprune.search.coordinator import Coordinator, Parts
+from autoprune.search.evaluators import Evaluator, Inline
+from autoprune.search.eventlog import EventLog
+from autoprune.search.facts import FACTS_VERSION
+from autoprune.search.finishing import finish
+from autoprune.search.ledger import Ledger
+from autoprune.search.locking import folder_lock
+from autoprune.search.mirror import Mirror
+from autoprune.search.progress import Both, Progress, Start
+from autoprune.search.result import SearchResult
+from autoprune.search.stopping import make_stopper
+from autoprune.search.storage import DEFAULT_NAME, Address
+from autoprune.space import SearchSpace
+
+if TYPE_CHECKING:
+    from autoprune.artifacts import NetworkSpec
+
+HANDLINGS = ("project", "reject")
+_DENSE_COST = "dense_cost"  # note of the study: what fractions of a latency refer to
+_REFERENCE = 0.5  # of the first cost: where the baselines stand in a Pareto search without a budget
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a search is asked for, checked. The fields are those of :func:`search`."""
+
+    budget: Budget | None
+    controller: Controller
+    trials: int
+    space: SearchSpace
+    metrics: tuple[str, ...]
+    handling: str
+    pruner: str | None
+    seed: int
+    workers: int
+    timeout_s: float | None
+    race: bool
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def search(
+    objective: Any,
+    *,
+    budget: Budget | str | Sequence[str] | Mapping[str, float | str] | None = None,
+    controller: str = "tpe",
+    trials: int = 50,
+    run_dir: str | Path | None = None,
+    storage: str | None = None,
+    study_name: str | None = None,
+    space: SearchSpace | None = None,
+    seed: int = 0,
+    pruner: str | None = None,
+    handling: str = "project",
+    pareto: Sequence[str] = (),
+    workers: int = 1,
+    timeout_s: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    spec: NetworkSpec | None = None,
+    confirm: bool = True,
+    test: bool = False,
+) -> SearchResult:
+    """Search for the best plan within a budget.
+
+    The baselines (uniform, global ranking, greedy by sensitivity) are evaluated first, then ``trials`` proposals of
+    the controller. No plan that misses the budget is ever evaluated. The same call with the same ``run_dir`` (or
+    storage and study name) goes on where an earlier one ended or was killed; it repeats no finished trial, and runs a
+    trial that was in flight again. With one worker, and as long as no latency is measured, equal seeds give equal
+    histories, and a search that was killed and resumed gives the history of one that was not.
+
+    Args:
+        objective: an :class:`autoprune.Objective`, or a problem of :mod:`autoprune.problems`.
+        budget: such as ``"macs=0.5"``, several in a sequence, or a :class:`autoprune.Budget`; may be left out with
+            ``pareto``.
+        controller: a name in :data:`autoprune.search.CONTROLLERS`.
+        trials: proposals in all runs of the study together, on top of the baselines; a larger number continues.
+        run_dir: folder of the run; ``None`` keeps the study in memory, unless a storage is given.
+        storage: URL of an Optuna storage; by default SQLite in ``run_dir``. One search at a time may write a study.
+        study_name: by default the name of ``run_dir``.
+        space: what may be decided; by default every group, one method, up to 90 %.
+        seed: of the controller.
+        pruner: gives trials up while they are retrained: a name in :data:`autoprune.search.PRUNERS`.
+        handling: ``project`` shifts proposals onto the budget, ``reject`` counts those that miss it, unseen.
+        pareto: one or two cost metrics to search a front of accuracy against, instead of a single best.
+        workers: processes that evaluate; 1 evaluates in this one.
+        timeout_s: seconds after which nothing new is started.
+        options: of the controller.
+        progress: who watches.
+        spec: how the dense network is made; with it the best network is stored in ``run_dir/best``.
+        confirm: build the best network once more and judge it in float32.
+        test: judge dense, baselines and best on the test split too.
+
+    Raises:
+        BudgetError: the budget cannot be met in this space.
+        StudyError: the study cannot be opened, is another's, or another search holds it.
+        SettingsError, UnknownNameError: something that cannot be.
+    """
+    request = _checked(
+        objective, budget, controller, trials, space, tuple(pareto), handling, pruner, seed, workers, timeout_s, options
+    )
+    folder = None if run_dir is None else Path(run_dir)
+    address = Address.of(folder, storage)
+    name = study_name or (folder.name if folder is not None and folder.name else DEFAULT_NAME)
+    if request.budget is not None:
+        request.space.profile(objective, request.budget.analytic)  # refuse before anything is written
+    started = time.monotonic()
+    with _held(folder, address), _opened(address, name, objective, request) as ledger:
+        target, profile = _target(objective, request, ledger)
+        log = EventLog(folder) if folder is not None else None
+        watch = Both(*([log] if log else []), *([progress] if progress else []))
+        try:
+            run = _Run(objective, request, ledger, target, profile, folder, watch)
+            outcome = run.go(started)
+            result = finish(outcome, objective, spec=spec, confirm=confirm, test=test, watch=watch)
+            result = replace(result, wall_s=time.monotonic() - started)
+            watch.finished(result)
+            return result
+        finally:
+            if log is not None:
+                log.close()
+
+
+class _Run:
+    """One run, from an open study to its result."""
+
+    def __init__(
+        self,
+        objective: SearchObjective,
+        request: Request,
+        ledger: Ledger,
+        target: Target,
+        profile: Profile,
+        folder: Path | None,
+        watch: Progress,
+    ) -> None:
+        self.objective, self.request, self.ledger = objective, request, ledger
+        self.target, self.profile, self.folder, self.watch = target, profile, folder, watch
+
+    def go(self, started: float) -> SearchResult:
+        """Search; Ctrl-C ends it with what there is."""
+        request, interrupted = self.request, False
+        names = ("accuracy", *request.metrics)
+        context = Context(
+            objective=self.objective,
+            space=request.space,
+            target=self.target,
+            mirror=Mirror(request.space, names, self.ledger.name),
+            metrics=request.metrics,
+            seed=request.seed,
+            trials=request.trials,
+            cache_dir=None if self.folder is None else self.folder / "cache",
+            options=request.options,
+            notice=self.watch.notice,
+        )
+        evaluator = self._evaluator()
+        coordinator = Coordinator(self._parts(context, evaluator, started))
+        try:
+            coordinator.resume()
+            self._announce(coordinator)
+            coordinator.run()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            evaluator.close()
+            records = self.ledger.sweep()
+        return SearchResult(
+            rows=(),
+            best=None,
+            front=(),
+            trials=tuple(records),
+            dense=self.objective.dense,
+            profile=self.profile,
+            budget=request.budget,
+            metrics=request.metrics,
+            controller=request.controller.name,
+            seed=request.seed,
+            study_name=self.ledger.name,
+            storage=self.ledger.address.shown,
+            run_dir=self.folder,
+            interrupted=interrupted,
+            timed_out=coordinator.timed_out,
+            exhausted=coordinator.exhausted,
+        )
+
+    def _parts(self, context: Context, evaluator: Evaluator, started: float) -> Parts:
+        request = self.request
+        raced = request.race and not any(COSTS[m].measured for m in request.metrics)
+        proposer = request.controller.start(context)
+        return Parts(
+            context=context,
+            controller=request.controller,
+            proposer=proposer,
+            ledger=self.ledger,
+            evaluator=evaluator,
+            stopper=make_stopper(request.pruner, request.metrics, self.ledger.name),
+            progress=self.watch,
+            handling=request.handling,
+            budgeted=request.budget is not None,
+            race=RaceState(request.metrics) if raced else None,
+            deadline=None if request.timeout_s is None else started + request.timeout_s,
+        )
+
+    def _evaluator(self) -> Evaluator:
+        if self.request.workers == 1:
+            return Inline(self.objective)
+        from autoprune.search.workers import Pool
+
+        return Pool(self.objective, self.request.workers)
+
+    def _announce(self, coordinator: Coordinator) -> None:
+        self.watch.started(
+            Start(
+                controller=self.request.controller.name,
+                trials=self.request.trials,
+                done=coordinator.done,
+                baselines=len(coordinator.missing_baselines),
+                waiting=coordinator.waiting,
+                dense=self.objective.dense,
+                profile=self.profile,
+                where=f"study {self.ledger.name!r} in {self.ledger.address.shown}",
+            )
+        )
+
+
+@contextlib.contextmanager
+def _held(folder: Path | None, address: Address) -> Iterator[None]:
+    """Hold the run folder, and the folder of a SQLite file that stands elsewhere."""
+    beside = address.file.parent if address.file is not None else None
+    elsewhere = beside is not None and (folder is None or beside.absolute() != folder.absolute())
+    with folder_lock(folder), folder_lock(beside if elsewhere else None):
+        yield
+
+
+@contextlib.contextmanager
+def _opened(address: Address, name: str, objective: SearchObjective, request: Request) -> Iterator[Ledger]:
+    ledger = Ledger.open(address, name, facts(objective, request.space, request.metrics, request.budget))
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def facts(
+    objective: SearchObjective, space: SearchSpace, metrics: tuple[str, ...], budget: Budget | None
+) -> dict[str, Any]:
+    """What a study is about; none of it may change while it lasts."""
+    return {
+        "version": FACTS_VERSION,
+        **objective.identity,
+        "space": space.to_dict(),
+        "metrics": ["accuracy", *metrics],
+        "budget": {} if budget is None else budget.to_dict(),
+    }
+
+
+def _target(objective: SearchObjective, request: Request, ledger: Ledger) -> tuple[Target, Profile]:
+    """The budget with the dense cost it refers to, which stays the one the study began with."""
+    budget = request.budget
+    if budget is None:
+        budget = Budget(**{next((m for m in request.metrics if not COSTS[m].measured), "macs"): _REFERENCE})
+        budget = _within_reach(objective, request.space, budget)
+    stored = ledger.notes().get(_DENSE_COST)
+    target = Target(objective, budget, None if stored is None else Cost.from_dict(stored))
+    if stored is None:
+        ledger.note(_DENSE_COST, target.dense.to_dict())
+    profile = request.space.profile(objective, request.budget, dense=target.dense)
+    return target, profile
+
+
+def _within_reach(objective: SearchObjective, space: SearchSpace, budget: Budget) -> Budget:
+    """``budget``, or half way to the smallest sub-network where that is larger."""
+    metric = budget.metrics[0]
+    profile = space.profile(objective)
+    dense = objective.dense_cost.value(metric)
+    half_way = (dense + profile.smallest.value(metric)) / 2 / dense
+    return budget if profile.smallest.value(metric) <= dense * _REFERENCE else Budget(**{metric: half_way})
+
+
+def _checked(
+    objective: Any,
+    budget: Any,
+    controller: str,
+    trials: int,
+    space: SearchSpace | None,
+    metrics: tuple[str, ...],
+    handling: str,
+    pruner: str | None,
+    seed: int,
+    workers: int,
+    timeout_s: float | None,
+    options: Mapping[str, Any] | None,
+) -> Request:
+    from autoprune.search import CONTROLLERS
+
+    if controller not in CONTROLLERS:
+        raise unknown_name("controller", controller, CONTROLLERS)
+    for name, value, least in (("trials", trials, 0), ("seed", seed, 0), ("workers", workers, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise SettingsError(f"{name} must be a whole number from {least} on, but got {value!r}")
+    if handling not in HANDLINGS:
+        raise unknown_name("handling", handling, HANDLINGS)
+    if timeout_s is not None and not timeout_s > 0:
+        raise SettingsError(f"timeout_s must be above 0 or None, but got {timeout_s!r}")
+    limits = _budget(budget)
+    _check_metrics(metrics, limits)
+    _check_measured(metrics, limits, workers)
+    CONTROLLERS[controller].check(metrics, options or {})
+    make_stopper(pruner, metrics, DEFAULT_NAME)
+    settings = getattr(objective, "settings", None)
+    _check_reports(pruner, settings)
+    return Request(
+        budget=limits,
+        controller=CONTROLLERS[controller],
+        trials=trials,
+        space=space or SearchSpace.from_graph(objective.graph),
+        metrics=metrics,
+        handling=handling,
+        pruner=pruner,
+        seed=seed,
+        workers=workers,
+        timeout_s=timeout_s,
+        race=getattr(settings, "race", None) is not None,
+        options=dict(options or {}),
+    )
+
+
+def _budget(given: Any) -> Budget | None:
+    if given is None or isinstance(given, Budget):
+        return given or None
+    return (Budget(**given) if isinstance(given, Mapping) else Budget.parse(given)) or None
+
+
+def _check_metrics(metrics: tuple[str, ...], budget: Budget | None) -> None:
+    if not metrics and budget is None:
+        raise SettingsError("a search needs a budget, for example budget='macs=0.5', or pareto=('macs',)")
+    for metric in metrics:
+        if metric not in COSTS:
+            raise unknown_name("cost metric", metric, COSTS)
+    if len(metrics) > 2 or len(set(metrics)) != len(metrics):
+        raise SettingsError(f"pareto takes one or two different cost metrics, but got {', '.join(metrics)}")
+
+
+def _check_measured(metrics: tuple[str, ...], budget: Budget | None, workers: int) -> None:
+    measured = [m for m in (*metrics, *(budget.metrics if budget else ())) if COSTS[m].measured]
+    if measured and workers > 1:
+        raise SettingsError(
+            f"{measured[0]} is measured on this machine, which must be quiet meanwhile: use workers=1, not {workers}"
+        )
+
+
+def _check_reports(pruner: str | None, settings: Any) -> None:
+    finetune = getattr(settings, "finetune", None)
+    if pruner in (None, "none") or finetune is None:
+        return
+    if not finetune.steps:
+        raise SettingsError(f"pruner {pruner!r} stops retraining early, but there is none: set the retraining steps")
+
+
+__all__ = ["HANDLINGS", "Request", "facts", "search"]
