@@ -10,6 +10,7 @@ from networks import BLOCKS, Generated, example
 from torch import nn
 
 from autoprune import LayerDecision, Plan, apply, build_model, trace
+from autoprune.applied import slim
 from autoprune.data import Split
 from autoprune.errors import MethodError, PlanError, SettingsError, UnknownNameError
 from autoprune.folding import fold_norms
@@ -146,3 +147,38 @@ def test_plans_that_do_not_fit() -> None:
         apply(model, plan(), graph=graph, mode="drop")
     with pytest.raises(MethodError, match="'taylor_fo' needs samples"):
         apply(model, plan(("conv1", "taylor_fo", "channel", 0.5)), graph=graph)
+
+
+class KeepsReferences(nn.Module):
+    """Keeps a child in a plain list and calls it through a bound method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.steps = [self.first.forward, torch.relu, self.second]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+def test_sharing_never_writes_to_the_dense_network() -> None:
+    for model, x in (
+        (build_model("mobilenet_v2", width=0.25), torch.randn(2, 3, 32, 32)),
+        (KeepsReferences(), torch.randn(2, 4)),
+    ):
+        model.eval()
+        graph = trace(model, x)
+        kept = {g.name: torch.arange(1, g.size) for g in graph.prunable if g.pattern is not Pattern.INPUT}
+        assert kept
+        before, sizes = copy.deepcopy(model.state_dict()), [str(m) for m in model.modules()]
+        shared, apart = slim(model, graph, kept, share=True), slim(model, graph, kept)
+        assert torch.equal(shared(x), apart(x))
+        fold_norms(shared, graph.norms)
+        shared.add_module("extra", nn.Identity())
+        shared.train()
+        assert [str(m) for m in model.modules()] == sizes
+        assert not any(m.training for m in model.modules())
+        assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+        assert not {p.data_ptr() for p in apart.parameters()} & {p.data_ptr() for p in model.parameters()}
