@@ -233,18 +233,26 @@ def _sliced(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
 def _cuts(graph: LayerGraph, kept: Kept) -> dict[str, dict[int, Tensor]]:
     """tensor -> dimension -> positions that stay, sorted."""
     gone: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
+    known: dict[tuple[str, int], Tensor] = {}  # slots of a group share their positions
     for name, index in kept.items():
         group = graph.groups[name]
         lost = torch.ones(group.size, dtype=torch.bool)
         lost[index] = False
         for slot in group.slots:
-            gone[slot.tensor, slot.dim].append(slot.positions[lost].reshape(-1))
+            key = (name, id(slot.positions))
+            if key not in known:
+                known[key] = slot.positions[lost].flatten()
+            gone[slot.tensor, slot.dim].append(known[key])
     cuts: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    for (tensor, dim), positions in gone.items():
-        stays = torch.ones(graph.shapes[tensor][dim], dtype=torch.bool)
-        for lost in positions:
-            stays[lost] = False
-        cuts[tensor][dim] = stays.nonzero().flatten()
+    stays: dict[tuple[int, ...], Tensor] = {}
+    for (tensor, dim), parts in gone.items():
+        size = graph.shapes[tensor][dim]
+        places = (size, *map(id, parts))
+        if places not in stays:
+            whole = torch.ones(size, dtype=torch.bool)
+            whole[torch.cat(parts)] = False
+            stays[places] = whole.nonzero().flatten()
+        cuts[tensor][dim] = stays[places]
     return cuts
 
 

@@ -108,8 +108,9 @@ def _group(
         kind = interp.records.layers[layer_of(anchor[0])].kind
         pattern = Pattern.UNIT if kind == "linear" else Pattern.CHANNEL
     members = sorted(members, key=lambda unit: unit.places[anchor])
+    shared: dict[tuple[tuple[int, ...], ...], Tensor] = {}
     slots = tuple(
-        Slot(n, layer_of(n), dim, role, _positions([unit.places[n, dim, role] for unit in members]))
+        Slot(n, layer_of(n), dim, role, _positions([unit.places[n, dim, role] for unit in members], shared))
         for n, dim, role in places
     )
     return Group(_free(name, taken), pattern, len(members), slots, first.reason)
@@ -124,5 +125,9 @@ def _free(name: str, taken: Mapping[str, Group]) -> str:
     return f"{name}#{count}"
 
 
-def _positions(index: list[list[int]]) -> Tensor:
-    return torch.tensor(index, dtype=torch.int64)
+def _positions(index: list[list[int]], shared: dict[tuple[tuple[int, ...], ...], Tensor]) -> Tensor:
+    """``[units, k]``; equal ones are one tensor."""
+    key = tuple(map(tuple, index))
+    if key not in shared:
+        shared[key] = torch.tensor(index, dtype=torch.int64)
+    return shared[key]
