@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +19,19 @@ from autoprune.search.result import Row, SearchResult, best_of, knee, pareto_fro
 if TYPE_CHECKING:
     from autoprune.artifacts import NetworkSpec
 
-BEST = "best"
+BASE, BEST = "base", "best"
 PLAN_FILE = "plan.json"
 
 
 def finish(
-    result: SearchResult, objective: Any, *, spec: NetworkSpec | None, confirm: bool, test: bool, watch: Progress
+    result: SearchResult,
+    objective: Any,
+    *,
+    spec: NetworkSpec | None,
+    confirm: bool,
+    test: bool,
+    watch: Progress,
+    data_facts: Mapping[str, Any] | None = None,
 ) -> SearchResult:
     """Everything that follows the last trial. After an interruption nothing is retrained."""
     result = choose(result)
@@ -33,7 +42,8 @@ def finish(
     if result.run_dir is not None and result.best is not None and result.best.plan is not None:
         store_plan(result.run_dir / BEST, result.best)
         if spec is not None and builds:
-            store_network(result.run_dir / BEST, objective, result.best, spec, table.built, rows[-1])
+            trained_on = base_data(result.run_dir)
+            store_network(result.run_dir / BEST, objective, result.best, spec, table.built, rows[-1], trained_on)
     return result
 
 
@@ -101,8 +111,25 @@ def store_plan(folder: Path, record: TrialRecord) -> None:
     write_text(folder / PLAN_FILE, record.plan.to_json() + "\n")
 
 
+def base_data(run_dir: Path) -> dict[str, Any] | None:
+    """What the base network of a run folder was trained on; ``None`` where the folder holds none."""
+    from autoprune.artifacts import MODEL_JSON, read_network
+
+    return read_network(run_dir / BASE).data if (run_dir / BASE / MODEL_JSON).is_file() else None
+
+
+def _facts_of(data: Any) -> dict[str, Any]:
+    return {"name": data.name, "digest": data.digest, "num_classes": data.num_classes}
+
+
 def store_network(
-    folder: Path, objective: Any, record: TrialRecord, spec: NetworkSpec, built: Any = None, row: Row | None = None
+    folder: Path,
+    objective: Any,
+    record: TrialRecord,
+    spec: NetworkSpec,
+    built: Any = None,
+    row: Row | None = None,
+    trained_on: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the network of a trial, built again from its plan.
 
@@ -113,6 +140,8 @@ def store_network(
         spec: how the dense network is made.
         built: its network, where it has been built already.
         row: its line in the table, for what was confirmed.
+        data_facts: stored about the data, beside what the data say of themselves.
+        trained_on: what loads the data again, as the base network's description has it.
 
     Raises:
         ArtifactError: the folder cannot be written.
@@ -133,12 +162,11 @@ def store_network(
         }
     if row is not None:
         metrics |= {"confirmed": row.confirmed, "test": row.test, "latency_ms": row.latency_ms}
-    data = objective.data
     save_network(
         folder,
         pruned.module,
         spec,
-        data={"name": data.name, "digest": data.digest, "num_classes": data.num_classes},
+        data=trained_on if trained_on is not None else _facts_of(objective.data),
         metrics=json.loads(json.dumps(metrics)),
         plan=record.plan,
         attributes=surgery.attributes(pruned.module),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 FACTS = "autoprune"  # user attribute of the study
+DENSE_COST = "dense_cost"  # note of the study: what fractions of its budget refer to
 
 
 class Ledger:

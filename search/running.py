@@ -19,7 +19,7 @@ from autoprune.search.evaluators import Evaluator, Inline
 from autoprune.search.eventlog import EventLog
 from autoprune.search.facts import FACTS_VERSION
 from autoprune.search.finishing import finish
-from autoprune.search.ledger import Ledger
+from autoprune.search.ledger import DENSE_COST, Ledger
 from autoprune.search.locking import folder_lock
 from autoprune.search.mirror import Mirror
 from autoprune.search.progress import Both, Progress, Start
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from autoprune.artifacts import NetworkSpec
 
 HANDLINGS = ("project", "reject")
-_DENSE_COST = "dense_cost"  # note of the study: what fractions of a latency refer to
 _REFERENCE = 0.5  # of the first cost: where the baselines stand in a Pareto search without a budget
 
 
@@ -73,6 +72,7 @@ def search(
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     spec: NetworkSpec | None = None,
+    data_facts: Mapping[str, Any] | None = None,
     confirm: bool = True,
     test: bool = False,
 ) -> SearchResult:
@@ -103,6 +103,7 @@ def search(
         options: of the controller.
         progress: who watches.
         spec: how the dense network is made; with it the best network is stored in ``run_dir/best``.
+        data_facts: stored with it about its data (JSON), so that the same data can be loaded again.
         confirm: build the best network once more and judge it in float32.
         test: judge dense, baselines and best on the test split too.
 
@@ -127,7 +128,9 @@ def search(
         try:
             run = _Run(objective, request, ledger, target, profile, folder, watch)
             outcome = run.go(started)
-            result = finish(outcome, objective, spec=spec, confirm=confirm, test=test, watch=watch)
+            result = finish(
+                outcome, objective, spec=spec, data_facts=data_facts, confirm=confirm, test=test, watch=watch
+            )
             result = replace(result, wall_s=time.monotonic() - started)
             watch.finished(result)
             return result
@@ -275,10 +278,10 @@ def _target(objective: SearchObjective, request: Request, ledger: Ledger) -> tup
     if budget is None:
         budget = Budget(**{next((m for m in request.metrics if not COSTS[m].measured), "macs"): _REFERENCE})
         budget = _within_reach(objective, request.space, budget)
-    stored = ledger.notes().get(_DENSE_COST)
+    stored = ledger.notes().get(DENSE_COST)
     target = Target(objective, budget, None if stored is None else Cost.from_dict(stored))
     if stored is None:
-        ledger.note(_DENSE_COST, target.dense.to_dict())
+        ledger.note(DENSE_COST, target.dense.to_dict())
     profile = request.space.profile(objective, request.budget, dense=target.dense)
     return target, profile
 
