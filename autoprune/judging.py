@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +14,14 @@ from torch import nn
 
 from autoprune.applied import PrunedModel
 from autoprune.candidates import Candidates
-from autoprune.costs import Cost, CostModel
+from autoprune.costs import CostModel, Latency
 from autoprune.data import DataSplits
 from autoprune.evaluation import EvalSet, Evaluation, NotFinite, pack_bits
 from autoprune.failures import failure
 from autoprune.finetune import finetune, recalibrate
 from autoprune.outcome import Form, Outcome, Status, layer_table
 from autoprune.plan import Plan
-from autoprune.racing import RaceState, Verdict, race
+from autoprune.racing import RaceState, Verdict, joined, race
 from autoprune.resolve import Resolved
 from autoprune.seeding import derive
 
@@ -58,7 +59,7 @@ class Judge:
         data: what they are retrained on.
         samples: the validation split, prepared in the numbers of ``precision``.
         precision: of the evaluation pass.
-        finish_cost: adds measured latency to a counted cost, where it is wanted.
+        measure: the latency of a plan's network, where it is wanted.
     """
 
     def __init__(
@@ -68,10 +69,10 @@ class Judge:
         data: DataSplits,
         samples: EvalSet,
         precision: str,
-        finish_cost: Callable[[Plan, Cost], Cost],
+        measure: Callable[[Plan], Latency] | None,
     ) -> None:
         self.candidates, self.costs, self.data, self.samples = candidates, costs, data, samples
-        self.precision, self.finish_cost = precision, finish_cost
+        self.precision, self.measure = precision, measure
         self.settings = candidates.settings
 
     @cached_property
@@ -82,8 +83,8 @@ class Judge:
             NotFinite: its loss is NaN or infinite.
         """
         started = time.perf_counter()
-        found = self.samples.evaluate(self.candidates.sliced(Resolved({}, {}, {}), self.precision))
-        blank = self._blank(Plan(), Resolved({}, {}, {}))
+        found = self._whole(self.candidates.sliced(Resolved({}, {}, {}), self.precision))
+        blank = self._measured(self._blank(Plan(), Resolved({}, {}, {})))
         blank = replace(blank, ratios=blank.cost.ratios(blank.cost), stages={"dense": found.accuracy})
         seconds = {"evaluate": time.perf_counter() - started, "total": time.perf_counter() - started}
         return replace(self._filled(blank, found), seconds=seconds)
@@ -126,22 +127,22 @@ class Judge:
             with run.timed("prune"):
                 module = self.candidates.sliced(resolved, self.precision)
         with run.timed("measure"):
-            cost = self.finish_cost(blank.plan, blank.cost)
-        verdict = self._verdict(module, replace(blank, cost=cost), run)
+            blank = self._measured(blank)
+        verdict = self._verdict(module, blank, run)
         if verdict.rejected:
             reason = (
                 f"cannot match the best plan: rejected after {verdict.evaluation.images} of {len(self.samples)} images "
                 f"(p = {verdict.p_value:.2g})"
             )
-            return self._filled(replace(blank, cost=cost, status=Status.STOPPED, reason=reason), verdict.evaluation)
+            return self._filled(replace(blank, status=Status.STOPPED, reason=reason), verdict.evaluation)
         run.stages[stage] = verdict.evaluation.accuracy
-        return self._filled(replace(blank, cost=cost), verdict.evaluation)
+        return self._filled(blank, verdict.evaluation)
 
     def _finish(self, pruned: PrunedModel, steps: int, run: _Run, *, quiet: bool = False) -> str:
         """Recalibrate and retrain in place; the name of the stage it ends in. ``quiet`` evaluates nothing."""
         stages = not quiet and (self.settings.stages or ("all" if steps else "final")) == "all"
-        stage, recalibrates = "pruned", bool(pruned.kept or pruned.masks) and self._can_recalibrate
-        if recalibrates:
+        stage, changed = "pruned", bool(pruned.kept or pruned.masks)
+        if changed and self._can_recalibrate:
             if stages:
                 self._note(stage, pruned.module, run)
             with run.timed("recalibrate"):
@@ -149,7 +150,7 @@ class Judge:
             stage, run.last = "recalibrated", None
         if steps:
             if stages:
-                accuracy = self._note(stage, pruned.module, run)
+                accuracy = self._note(stage, pruned.module, run) if changed else self.dense.accuracy
                 if run.report is not None and accuracy is not None and run.report(0, accuracy):
                     run.stopped = "stopped by its report before retraining"
                     return stage
@@ -197,7 +198,14 @@ class Judge:
     def _evaluate(self, module: nn.Module, run: _Run) -> Evaluation:
         ready = self._deployed(module, run)
         with run.timed("evaluate"):
+            return self._whole(ready)
+
+    def _whole(self, ready: nn.Module) -> Evaluation:
+        """Every image, in the blocks of a race where there are races: an outcome must not depend on its rivals."""
+        if self.settings.race is None:
             return self.samples.evaluate(ready)
+        looks = self.settings.race.looks(len(self.samples))
+        return joined(self.samples.evaluate(ready, a, b) for a, b in itertools.pairwise([0, *looks]))
 
     def _deployed(self, module: nn.Module, run: _Run) -> nn.Module:
         with run.timed("prune"):
@@ -213,7 +221,7 @@ class Judge:
         right = None if rival is None else rival.correctness()
         with run.timed("evaluate"):
             if right is None or len(right) != len(self.samples) or self.settings.race is None:
-                return Verdict(self.samples.evaluate(ready), rejected=False)
+                return Verdict(self._whole(ready), rejected=False)
             order = self.samples.order
             return race(lambda a, b: self.samples.evaluate(ready, a, b), right[order], self.settings.race)
 
@@ -231,13 +239,19 @@ class Judge:
         return Outcome(
             plan,
             Status.OK,
-            self.finish_cost(plan, cost) if not self._changes(resolved) else cost,
+            cost,
             form=Form.MASKED if resolved.weights else Form.REMOVED,
             layers=layer_table(resolved, self.candidates.graph, self.costs),
             seed=self.settings.seed,
             precision=self.precision,
             threads=torch.get_num_threads(),
         )
+
+    def _measured(self, outcome: Outcome) -> Outcome:
+        if self.measure is None:
+            return outcome
+        latency = self.measure(outcome.plan)
+        return replace(outcome, cost=replace(outcome.cost, latency_ms=latency.median_ms), latency=str(latency))
 
     def _steps(self, plan: Plan) -> int:
         return self.settings.finetune.steps if plan.steps is None else plan.steps

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ class Objective:
     @cached_property
     def dense_cost(self) -> Cost:
         """Cost of the dense network; its latency only where ``settings.latency`` asks for latencies."""
-        return self._with_latency(Plan(), self.cost(Plan()))
+        cost = self.cost(Plan())
+        return cost if self.settings.latency is None else replace(cost, latency_ms=self.latency(Plan()))
 
     @cached_property
     def dense(self) -> Outcome:
@@ -208,9 +210,5 @@ class Objective:
     def _judge(self) -> Judge:
         name = self.precision.name
         samples = EvalSet(self.data.validation, dtype=DTYPES[name], batch=self.batch, order_seed=self.settings.seed)
-        return Judge(self._candidates, self._costs, self.data, samples, name, self._with_latency)
-
-    def _with_latency(self, plan: Plan, cost: Cost) -> Cost:
-        if self.settings.latency is None:
-            return cost
-        return Cost(cost.params, cost.macs, cost.bytes, self.latency(plan))
+        measure = None if self.settings.latency is None else self.measure
+        return Judge(self._candidates, self._costs, self.data, samples, name, measure)
