@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +23,7 @@ PLAN_FILE = "plan.json"
 
 
 def finish(
-    result: SearchResult,
-    objective: Any,
-    *,
-    spec: NetworkSpec | None,
-    confirm: bool,
-    test: bool,
-    watch: Progress,
-    data_facts: Mapping[str, Any] | None = None,
+    result: SearchResult, objective: Any, *, spec: NetworkSpec | None, confirm: bool, test: bool, watch: Progress
 ) -> SearchResult:
     """Everything that follows the last trial. After an interruption nothing is retrained."""
     result = choose(result)
@@ -140,7 +132,6 @@ def store_network(
         spec: how the dense network is made.
         built: its network, where it has been built already.
         row: its line in the table, for what was confirmed.
-        data_facts: stored about the data, beside what the data say of themselves.
         trained_on: what loads the data again, as the base network's description has it.
 
     Raises:

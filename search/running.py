@@ -72,7 +72,6 @@ def search(
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     spec: NetworkSpec | None = None,
-    data_facts: Mapping[str, Any] | None = None,
     confirm: bool = True,
     test: bool = False,
 ) -> SearchResult:
@@ -103,7 +102,6 @@ def search(
         options: of the controller.
         progress: who watches.
         spec: how the dense network is made; with it the best network is stored in ``run_dir/best``.
-        data_facts: stored with it about its data (JSON), so that the same data can be loaded again.
         confirm: build the best network once more and judge it in float32.
         test: judge dense, baselines and best on the test split too.
 
@@ -128,9 +126,7 @@ def search(
         try:
             run = _Run(objective, request, ledger, target, profile, folder, watch)
             outcome = run.go(started)
-            result = finish(
-                outcome, objective, spec=spec, data_facts=data_facts, confirm=confirm, test=test, watch=watch
-            )
+            result = finish(outcome, objective, spec=spec, confirm=confirm, test=test, watch=watch)
             result = replace(result, wall_s=time.monotonic() - started)
             watch.finished(result)
             return result
