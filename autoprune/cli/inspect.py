@@ -97,16 +97,22 @@ def show_sensitivity(settings: InspectSettings, opened: Opened, graph: LayerGrap
 
 
 def _measured(settings: InspectSettings, opened: Opened, graph: LayerGraph) -> Sensitivity:
+    from autoprune.cli.meter import Meter
     from autoprune.cli.opening import objective_of
-    from autoprune.cli.progress import Progress
     from autoprune.sensitivity import sensitivity
     from autoprune.space import SearchSpace
 
-    levels, choice = settings.sparsities, {"include": settings.include, "exclude": settings.exclude}
-    space = SearchSpace.from_graph(graph, methods=(settings.method,), max_sparsity=max(levels), **choice)
+    levels = settings.sparsities
+    space = SearchSpace.from_graph(
+        graph,
+        methods=(settings.method,),
+        include=settings.include,
+        exclude=settings.exclude,
+        max_sparsity=max(levels),
+    )
     objective = objective_of(settings, opened, graph=graph)
-    with Progress("Plan", len(space.groups) * len(levels)) as progress:
-        return sensitivity(objective, space, levels=levels, progress=lambda done, _: progress.update(done))
+    with Meter("Plan", len(space.groups) * len(levels)) as meter:
+        return sensitivity(objective, space, levels=levels, progress=lambda done, _: meter.update(done))
 
 
 def _csv(found: Sensitivity) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autoprune.settings.parts import BasePart, EvaluationPart, NetworkPart
 
 DEFAULT_DATA = "digits"
+LOOKS = 5  # of a pruner while a trial is retrained, unless the settings say how often
 DEFAULT_MODELS = {
     "digits": "digits_cnn",
     "iris": "mlp",
@@ -75,7 +76,11 @@ def open_network(settings: NetworkPart) -> Opened:
     from autoprune.artifacts import NetworkSpec
     from autoprune.models import default_options
 
-    asked = {"data": settings.data or DEFAULT_DATA, "seed": settings.data_seed, "options": settings.data_options}
+    asked: dict[str, Any] = {
+        "data": settings.data or DEFAULT_DATA,
+        "seed": settings.data_seed,
+        "options": settings.data_options,
+    }
     name = settings.model or _default_model(asked["data"])
     data, options = open_data(asked, settings.data_dir)
     return Opened(NetworkSpec(name, {**default_options(name, data), **settings.model_options}), data, options)
@@ -213,5 +218,7 @@ def _finetune(settings: EvaluationPart) -> FinetuneSettings:
 
     if not isinstance(settings, RetrainPart):
         return FinetuneSettings()
-    values = {name: getattr(settings, name) for name in RetrainPart.model_fields}
-    return FinetuneSettings(**{name.removeprefix("retrain_"): value for name, value in values.items()})
+    values = {name.removeprefix("retrain_"): getattr(settings, name) for name in RetrainPart.model_fields}
+    if getattr(settings, "pruner", None) and not values["report_every"]:
+        values["report_every"] = max(1, values["steps"] // LOOKS)
+    return FinetuneSettings(**values)

@@ -46,7 +46,7 @@ def run(settings: PruneSettings) -> None:
     settings.save(out / "config.toml", made_with())
     store(out, pruned, outcome, opened, rows[-1].to_dict())
     show_rows(f"{opened.spec.factory} on {opened.data.name}", rows)
-    show_bars(bars_of(outcome, objective))
+    show_bars(bars_of(outcome, objective.graph))
     if outcome.form.value == "masked":
         say("Only masked: single weights are zero, so nothing is smaller or faster.")
     say(f"\nStored in {out}")

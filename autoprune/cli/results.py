@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autoprune.applied import PrunedModel
     from autoprune.cli.opening import Opened
     from autoprune.costs import Budget, LatencySettings
+    from autoprune.graph import LayerGraph
     from autoprune.objective import Objective
     from autoprune.outcome import Outcome
 
@@ -61,17 +62,19 @@ def show_rows(title: str, rows: Sequence[Row]) -> None:
 
 
 def used_columns(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Heads and cells without the columns in which nothing stands."""
+    """Heads and cells without the columns in which nothing stands, or nothing new: what no retraining followed."""
     cells = [cells_of(row) for row in rows]
     kept = [i for i in range(len(COLUMNS)) if i == 0 or any(line[i] not in ("", "-") for line in cells)]
+    if not any(row.retrained is not None for row in rows):
+        kept = [i for i in kept if COLUMNS[i] != "after pruning"]
     return tuple(COLUMNS[i] for i in kept), [tuple(line[i] for i in kept) for line in cells]
 
 
-def bars_of(outcome: Outcome, objective: Objective) -> tuple[Bar, ...]:
+def bars_of(outcome: Outcome, graph: LayerGraph) -> tuple[Bar, ...]:
     """Every prunable group, with the units that the plan of ``outcome`` leaves."""
     layers = {layer.name: layer for layer in outcome.layers}
     bars = []
-    for group in objective.graph.prunable:
+    for group in graph.prunable:
         layer = layers.pop(group.name, None)
         if layer is not None:
             bars.append(Bar(group.name, layer.size, layer.size - layer.removed, layer.method))

@@ -59,16 +59,16 @@ def stored_form(engine: Engine) -> dict[str, Any]:
 
 def train(opened: Opened, out: Path, settings: Engine, resume: bool = True) -> dict[str, Any]:
     """Train the network of ``opened`` into ``out`` with progress; its metrics."""
-    from autoprune.cli.progress import Progress
+    from autoprune.cli.meter import Meter
     from autoprune.training import Epoch, train_network
 
     samples = f"{len(opened.data.train)} samples, {settings.epochs} epochs"
     say(f"Training {opened.spec.factory} on {opened.data.name}: {samples}")
-    with Progress("Epoch", settings.epochs) as progress:
+    with Meter("Epoch", settings.epochs) as meter:
 
         def show(epoch: Epoch) -> None:
             judged = f"validation {percent(epoch.accuracy)}  best {percent(epoch.best_accuracy)}"
-            progress.update(epoch.epoch, f"loss {epoch.train_loss:.3f}  {judged}")
+            meter.update(epoch.epoch, f"loss {epoch.train_loss:.3f}  {judged}")
 
         metrics = train_network(
             opened.spec, opened.data, settings, out, resume=resume, progress=show, data_options=opened.data_options

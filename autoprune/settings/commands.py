@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
@@ -103,7 +103,6 @@ class SearchSettings(BasePart, SpacePart, EvaluationPart, RetrainPart, RunPart):
         ("macs=0.5",),
         "What the result must meet: macs, params, bytes or latency_ms; a share of the dense network or absolute.",
         panel="Search",
-        min_length=1,
         metavar="METRIC=LIMIT",
     )
     controller: Text = option("tpe", "Name of 'autoprune list controllers'.", panel="Search")
@@ -130,6 +129,20 @@ class SearchSettings(BasePart, SpacePart, EvaluationPart, RetrainPart, RunPart):
     study_name: Text | None = option(None, "Name of the study. Default: the folder's name.", panel="Run")
     out: Path | None = option(None, "Run folder; the same folder goes on. Default: runs/DATA-MODEL.", panel="Run")
     test: Switch = option(True, "Judge dense, baselines and best once on the test split.", panel="Run")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _front_alone(cls, values: Any) -> Any:
+        """A front needs no budget: without one given there is none."""
+        if isinstance(values, dict) and values.get("pareto") and "budget" not in values:
+            return {**values, "budget": ()}
+        return values
+
+    @pydantic.model_validator(mode="after")
+    def _something_to_meet(self) -> SearchSettings:
+        if not self.budget and not self.pareto:
+            raise ValueError("a search needs a budget, for example macs=0.5, or a front, for example pareto macs")
+        return self
 
 
 class EvaluateSettings(Settings):

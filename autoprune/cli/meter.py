@@ -11,19 +11,18 @@ from autoprune.cli.console import say
 from autoprune.report.format import duration
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
 
 QUIET_S = 5.0
 
 
-class Progress:
-    """``with Progress("Search", total=50) as progress: progress.update(3, "best 97.2 %")``."""
+class Meter:
+    """``with Meter("Search", total=50) as meter: meter.update(3, "best 97.2 %")``."""
 
     def __init__(self, what: str, total: int, *, done: int = 0) -> None:
         self.what, self.total, self.first = what, total, done
         self.started = time.monotonic()
-        self._bar: Bar | None = None
+        self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._said = 0.0
 
@@ -34,13 +33,16 @@ class Progress:
             self._task = self._bar.add_task(self.what, total=self.total, completed=self.first, text="")
         return self
 
-    def update(self, done: int, text: str = "", *, news: bool = False) -> None:
-        """Show that ``done`` are done; ``news`` is worth a line of its own where there is no bar."""
+    def update(self, done: int, text: str = "", *, news: bool | None = None) -> None:
+        """Show that ``done`` are done.
+
+        Where there is no bar a line comes every few seconds, and with ``news`` (by default: at the end) at once.
+        """
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, text=text)
             return
         now = time.monotonic()
-        if news or now - self._said >= QUIET_S or done == self.total:
+        if (done == self.total if news is None else news) or now - self._said >= QUIET_S:
             self._said = now
             say(f"{self.what} {done}/{self.total}  {text}  ({duration(now - self.started)}, {self._left(done)})")
 
@@ -64,7 +66,7 @@ class Progress:
             self._bar.stop()
 
 
-def _bar() -> Bar:
+def _bar() -> Progress:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

@@ -1,0 +1,198 @@
+"""What a search leaves: the table and the plan on the terminal, the report, pictures and numbers in the run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.cli.console import say
+from autoprune.cli.results import bars_of, show_bars, show_rows
+from autoprune.report import Point, Report, Row, write_report
+from autoprune.report.format import duration
+
+if TYPE_CHECKING:
+    from autoprune.cli.opening import Opened
+    from autoprune.graph import LayerGraph
+    from autoprune.search import Row as Found
+    from autoprune.search import SearchResult, TrialRecord
+    from autoprune.settings import SearchSettings
+
+REPORT, RESULT, PICTURE, BEST = "report.html", "result.json", "plan.png", "best"
+
+
+def write_files(
+    result: SearchResult, settings: SearchSettings, opened: Opened, graph: LayerGraph, out: Path, wall_s: float
+) -> Report:
+    """Write the report, the picture of the plan and ``result.json``."""
+    from autoprune import plots
+    from autoprune.files import write_text
+
+    report = report_of(result, settings, opened, graph)
+    write_report(report, out / REPORT)
+    if report.bars:
+        plots.save(plots.bars(report.bars), out / BEST / PICTURE)
+    write_text(out / RESULT, json.dumps(numbers_of(result, report, wall_s), indent=2, allow_nan=False) + "\n")
+    return report
+
+
+def report_of(result: SearchResult, settings: SearchSettings, opened: Opened, graph: LayerGraph) -> Report:
+    """The report of a search."""
+    budget = str(result.budget or "no budget")
+    metric = result.metrics[0] if result.metrics else (result.budget.metrics[0] if result.budget else "macs")
+    outcome = None if result.best is None else result.best.outcome
+    return Report(
+        title=f"{opened.spec.factory} on {opened.data.name}: {budget}",
+        facts=_facts(result, settings, opened, budget),
+        rows=tuple(row_of(row, result) for row in result.rows),
+        points=tuple(_point(record, result) for record in result.trials if record.finished),
+        bars=() if outcome is None else bars_of(outcome, graph),
+        metric=metric,
+        notes=(_meaning(settings, len(opened.data.validation)), *result.notes),
+    )
+
+
+def row_of(found: Found, result: SearchResult) -> Row:
+    """One line of the result table."""
+    outcome, cost = found.outcome, found.cost
+    records = {record.number: record for record in result.trials}
+    record = None if found.trial is None else records.get(found.trial)
+    stages = {} if outcome is None else outcome.stages
+    return Row(
+        name=found.name,
+        accuracy=found.accuracy,
+        pruned=stages.get("pruned"),
+        recalibrated=stages.get("recalibrated"),
+        retrained=stages.get("retrained"),
+        test=found.test,
+        macs=None if cost is None else cost.macs,
+        params=None if cost is None else cost.params,
+        bytes=None if cost is None else cost.bytes,
+        latency_ms=found.latency_ms,
+        fits=None if record is None or result.budget is None else record.feasible,
+        trial=found.trial,
+        note=found.note,
+    )
+
+
+def numbers_of(result: SearchResult, report: Report, wall_s: float) -> dict[str, Any]:
+    """The result for programs: ``result.json``."""
+    dense = result.profile.dense
+    best = None if result.best is None or result.best.outcome is None else result.best
+    ratios = {} if best is None or best.outcome is None else best.outcome.cost.ratios(dense)
+    return {
+        "version": 1,
+        "rows": [row.to_dict() for row in report.rows],
+        "best": None if best is None else {"trial": best.number, "source": best.name, "ratios": ratios},
+        "front": [record.number for record in result.front],
+        "budget": None if result.budget is None else result.budget.to_dict(),
+        "limits": dict(result.profile.limits),
+        "counts": result.counts,
+        "controller": result.controller,
+        "seed": result.seed,
+        "study": result.study_name,
+        "storage": result.storage,
+        "interrupted": result.interrupted,
+        "timed_out": result.timed_out,
+        "wall_s": round(wall_s, 3),
+    }
+
+
+def show_result(report: Report, result: SearchResult, out: Path) -> None:
+    """The end of a search on the terminal."""
+    say()
+    show_rows(report.title, report.rows)
+    for note in report.notes:
+        say(note)
+    if result.best is None:
+        say("No trial gave a network within the budget; try more trials, or a wider space.")
+    else:
+        say(f"\nBest found: {result.best.name}. Units kept in each group:")
+        show_bars(report.bars)
+    if result.metrics:
+        _show_front(result)
+    say(f"\n{_sum(result)} in {duration(result.wall_s)}. Stored in {out}:")
+    for name, what in _stored(out):
+        say(f"  {name:<22} {what}")
+    say("Next:")
+    for line in _next(result, out):
+        say(f"  {line}")
+
+
+def _show_front(result: SearchResult) -> None:
+    from autoprune.cli.console import show_table
+    from autoprune.report.format import percent
+
+    dense = result.profile.dense
+    rows = [
+        (
+            r.name,
+            percent(r.accuracy),
+            *(f"{r.outcome.cost.ratios(dense).get(m, float('nan')):.1%}" for m in result.metrics),
+        )
+        for r in result.front
+        if r.outcome is not None
+    ]
+    show_table("Pareto front", ("trial", "accuracy", *(f"{m} of dense" for m in result.metrics)), rows)
+
+
+def _sum(result: SearchResult) -> str:
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items()))
+    return f"{len(result.trials)} trials ({counts})"
+
+
+def _stored(out: Path) -> list[tuple[str, str]]:
+    """What the run folder holds, of what a reader may want."""
+    known = (
+        ("best/model.safetensors", "the pruned network; autoprune.load('best') makes it"),
+        ("best/plan.json", "what was removed"),
+        ("report.html", "this result with pictures"),
+        ("study.db", "every trial"),
+        ("base", "the dense network"),
+        ("config.toml", "the settings that made it"),
+    )
+    return [(name, what) for name, what in known if (out / name).exists()]
+
+
+def _next(result: SearchResult, out: Path) -> list[str]:
+    lines = []
+    if result.best is not None:
+        lines = [f"autoprune evaluate {out / BEST}", f"autoprune export {out / BEST} --format onnx"]
+    lines.append(f"autoprune study show {out}")
+    if (out / "study.db").exists():
+        lines.append(f"optuna-dashboard sqlite:///{out / 'study.db'}")
+    return lines
+
+
+def _facts(result: SearchResult, settings: SearchSettings, opened: Opened, budget: str) -> tuple[tuple[str, str], ...]:
+    return (
+        ("network", opened.spec.factory),
+        ("data", f"{opened.data.name}, {len(opened.data.validation)} validation samples"),
+        ("budget", budget),
+        ("controller", f"{result.controller}, seed {result.seed}"),
+        ("trials", _sum(result)),
+        ("retraining", f"{settings.retrain_steps} steps"),
+        ("study", f"{result.study_name} in {result.storage}"),
+        ("digest of the network", opened.stored.digest if opened.stored else ""),
+    )
+
+
+def _meaning(settings: SearchSettings, samples: int) -> str:
+    retrained = (
+        f"after {settings.retrain_steps} steps of retraining" if settings.retrain_steps else "without retraining"
+    )
+    latency = f"latency at batch {settings.latency_batch} on {settings.latency_threads} thread(s)"
+    return f"Accuracy on {samples} validation samples, {retrained}; {latency}."
+
+
+def _point(record: TrialRecord, result: SearchResult) -> Point:
+    outcome = record.outcome
+    return Point(
+        number=record.number,
+        accuracy=record.accuracy if record.status in ("ok", "stopped") else None,
+        ratios={} if outcome is None else dict(outcome.ratios),
+        feasible=record.feasible,
+        status=record.status,
+        source=record.baseline or record.controller,
+        front=record.number in {r.number for r in result.front},
+    )
