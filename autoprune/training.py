@@ -198,17 +198,13 @@ class _Run:
         if not (folder / "state.json").exists():
             return
         try:
-            stored = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            self._same(stored["identity"], str(folder))
-            history = [Epoch(**line) for line in stored["history"]]
-            tensors = read_tensors(folder / stored["file"])
-            if tensors_digest(tensors) != stored["digest"]:
-                raise ArtifactError(f"{stored['file']!r} was changed")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            identity, self.history, tensors = _read_checkpoint(folder)
+        except (ArtifactError, OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
                 f"the checkpoint in {str(folder)!r} cannot be read ({error}); start anew without resuming"
             ) from error
-        self.history, self.wall_s = history, float(history[-1].wall_s)
+        self._same(identity, str(folder))
+        self.wall_s = float(self.history[-1].wall_s)
         put_tensors(self.module, _part(tensors, "network."))
         self.best = _part(tensors, "best.")
         self.loop.load_state(_part(tensors, "loop."))
@@ -278,6 +274,15 @@ class _Run:
                     f"{place!r} holds another training: {key} was {before}, now {now}; "
                     "choose another folder, or start anew without resuming"
                 )
+
+
+def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], list[Epoch], dict[str, Tensor]]:
+    """What the training was, its epochs so far, and the tensors of all of it."""
+    stored = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    tensors = read_tensors(folder / stored["file"])
+    if tensors_digest(tensors) != stored["digest"]:
+        raise ArtifactError(f"{stored['file']!r} was changed")
+    return dict(stored["identity"]), [Epoch(**line) for line in stored["history"]], tensors
 
 
 def _difference(before: Any, now: Any) -> tuple[Any, Any]:
