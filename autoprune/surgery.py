@@ -91,7 +91,8 @@ def _restructured(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return found
     clone = memo[id(module)] = type(module).__new__(type(module))
     attributes = {
-        name: value.copy() if isinstance(value, (dict, list, set)) else value for name, value in vars(module).items()
+        name: (value.copy() if value else type(value)()) if isinstance(value, (dict, list, set)) else value
+        for name, value in vars(module).items()
     }
     for kind in ("_parameters", "_buffers"):
         attributes[kind] = {n: None if t is None else memo[id(t)] for n, t in vars(module)[kind].items()}
