@@ -23,6 +23,7 @@ from autoprune.ranking import Ranker
 from autoprune.reconstruction import get_reconstruction, repair_module
 from autoprune.resolve import Resolved
 from autoprune.seeding import derive
+from autoprune.skeleton import Skeleton
 
 _FOLD_TOLERANCE = 1e-3  # of the largest logit, in float32
 
@@ -57,6 +58,7 @@ class Candidates:
         )
         self._stats: dict[Need, dict[str, LayerStats]] = {}
         self._bases: dict[str, nn.Module] = {}
+        self._skeletons: dict[str, Skeleton] = {}
 
     def stats(self, needs: frozenset[Need]) -> Mapping[str, LayerStats]:
         """Statistics of the calibration split; each need is collected once, all layers in one pass."""
@@ -102,7 +104,7 @@ class Candidates:
         return sum(int((~mask).sum()) for mask in self.masks(resolved, self.kept(resolved)).values())
 
     def sliced(self, resolved: Resolved, precision: str) -> nn.Module:
-        """The plan's network in its deployed form, cut from the folded dense one; to evaluate, not to train.
+        """The plan's network in its deployed form, cut from the folded dense one; valid until the next call.
 
         Raises:
             EmptyLayer: a layer keeps no weight.
@@ -111,9 +113,11 @@ class Candidates:
         masks = self._living(resolved, kept)
         if not kept and not masks:
             return base
+        skeleton = self._skeleton(precision)
+        if skeleton.fits(kept) and not masks:
+            return skeleton.candidate(kept)
         module = slim(base, self._folded, kept, share=True)
-        if masks:
-            _hold(module, masks)
+        _hold(module, masks)
         lay_out(module)
         return module
 
@@ -141,6 +145,11 @@ class Candidates:
         if precision not in self._bases:
             self._bases[precision] = self.deployed(self.model, precision)
         return self._bases[precision]
+
+    def _skeleton(self, precision: str) -> Skeleton:
+        if precision not in self._skeletons:
+            self._skeletons[precision] = Skeleton(self._base(precision), self._folded)
+        return self._skeletons[precision]
 
     @cached_property
     def _folded(self) -> LayerGraph:

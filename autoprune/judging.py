@@ -114,6 +114,8 @@ class Judge:
 
     def _outcome(self, blank: Outcome, resolved: Resolved, run: _Run) -> Outcome:
         steps = self._steps(blank.plan)
+        with run.timed("measure"):
+            blank = self._measured(blank)
         if steps or self._recalibrates(resolved) or blank.plan.reconstruction != "none":
             with run.timed("prune"):
                 pruned = self.candidates.made(blank.plan, resolved)
@@ -126,8 +128,6 @@ class Judge:
             stage = "pruned"
             with run.timed("prune"):
                 module = self.candidates.sliced(resolved, self.precision)
-        with run.timed("measure"):
-            blank = self._measured(blank)
         verdict = self._verdict(module, blank, run)
         if verdict.rejected:
             reason = (
