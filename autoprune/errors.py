@@ -42,7 +42,7 @@ class TrainingDiverged(AutopruneError):  # noqa: N818 - it names what happened
 
     def __init__(self, step: int, what: str) -> None:
         self.step = step
-        super().__init__(f"training diverged at step {step}: {what}; lower the learning rate or set clip_norm")
+        super().__init__(f"training diverged at step {step}: {what}; lower the learning rate")
 
 
 class MethodError(AutopruneError):

@@ -114,7 +114,7 @@ class TrainLoop:
         self.batch = min(settings.batch_size, len(split))
         self.steps_per_epoch = max(1, len(split) // self.batch)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
-        self._masks = _checked_masks(masks or {}, dict(module.named_parameters()))
+        self._masks = _checked_masks(masks or {}, dict(module.named_parameters(remove_duplicate=False)))
         self._hold_masks()
         if split.x.ndim == 4:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

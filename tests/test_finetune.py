@@ -14,7 +14,7 @@ from autoprune.errors import AutopruneError, ModelError, SettingsError, Training
 from autoprune.finetune import FinetuneSettings, finetune, recalibrate
 from autoprune.models import build_model
 from autoprune.seeding import generator
-from autoprune.train_loop import TrainLoop, distillation
+from autoprune.train_loop import TrainLoop, autocast_for, distillation
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +143,14 @@ def test_masks_of_what_does_not_exist_are_refused() -> None:
         finetune(net(), images(), SETTINGS, seed=0, masks={"fc1.weigth": torch.ones(1)})
     with pytest.raises(ModelError, match=r"mask of 'fc1.weight' has shape \[2, 2\], but the parameter \[64, 128\]"):
         finetune(net(), images(), SETTINGS, seed=0, masks={"fc1.weight": torch.ones(2, 2)})
+
+
+def test_a_mask_of_a_tied_weight_holds_under_either_name() -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 3))
+    module[2].weight = module[0].weight
+    mask = torch.eye(6) == 0
+    finetune(module, table(), FinetuneSettings(steps=3, lr=0.1), seed=0, masks={"2.weight": mask})
+    assert torch.equal(module[0].weight != 0, mask)
 
 
 def test_frozen_parameters_stay_and_modes_come_back() -> None:
@@ -314,6 +322,19 @@ def test_bfloat16_trains_float32_weights() -> None:
         assert not torch.equal(parameter, before[name])
         assert torch.allclose(parameter, exact.get_parameter(name), atol=0.05)
     assert not same(weights(module), weights(exact))
+
+
+def test_bfloat16_is_chosen_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = torch.zeros(2, 3, 32, 32), torch.zeros(2, 1, 8, 8)
+    plain, depthwise = build_model("resnet", depth=8), build_model("mobilenet_v1", width=0.25)
+    for native in (True, False):
+        monkeypatch.setattr("autoprune.train_loop.bfloat16_in_hardware", lambda native=native: native)
+        assert autocast_for("auto", plain, large) is native
+        assert not autocast_for("auto", depthwise, large)
+        assert not autocast_for("auto", plain, small)
+        assert not autocast_for("auto", net("mlp"), torch.zeros(2, 64))
+        assert autocast_for("bfloat16", depthwise, small)
+        assert not autocast_for("float32", plain, large)
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,24 @@ def test_a_library_that_is_missing_is_named_with_the_way_to_get_it(
         build_model(f"{library}:resnet18")
 
 
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_names_of_installed_libraries(library: str) -> None:
+    pytest.importorskip(library)
+    data = splits((3, 64, 64))
+    module = build_model(f"{library}:resnet18", **default_options(f"{library}:resnet18", data)).eval()
+    assert module(data.example(2)).shape == (2, 7)
+    with pytest.raises(UnknownNameError, match=rf"unknown {library} model 'resnet181'; did you mean 'resnet18'"):
+        build_model(f"{library}:resnet181")
+
+
+def test_a_library_that_cannot_be_imported_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "timm.py").write_text("raise RuntimeError('built for another torch')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    with pytest.raises(ModelError, match="importing timm failed: RuntimeError: built for another torch; reinstall it"):
+        build_model("timm:resnet18")
+
+
 def test_transformers_from_a_configuration() -> None:
     pytest.importorskip("transformers")
     with pytest.raises(UnknownNameError, match=r"did you mean .*'resnet'"):

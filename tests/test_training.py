@@ -203,6 +203,14 @@ def test_settings_that_fit() -> None:
     assert TrainSettings.fitting("digits_cnn", DATA, optimizer="adamw").lr == 1e-3
 
 
+@pytest.mark.slow
+def test_lenet5_learns_mnist(tmp_path: Path, real_data: Path) -> None:
+    data = load_data("mnist", data_dir=real_data)
+    settings = TrainSettings.fitting("lenet5", data, epochs=4)
+    metrics = train_network(NetworkSpec("lenet5", default_options("lenet5", data)), data, settings, tmp_path)
+    assert metrics["test"]["accuracy"] >= 0.985
+
+
 @pytest.mark.parametrize(("model", "dataset", "least"), [("digits_cnn", "digits", 0.96), ("mlp", "iris", 0.89)])
 def test_real_data_are_learnt_with_the_settings_that_fit(
     tmp_path: Path, model: str, dataset: str, least: float

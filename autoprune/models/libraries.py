@@ -29,7 +29,11 @@ class Library:
 def _module(package: str) -> Any:
     if importlib.util.find_spec(package) is None:
         raise MissingExtraError(package, None, f"a model named '{package}:...'")
-    return importlib.import_module(package)
+    try:
+        return importlib.import_module(package)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"importing {package} failed: {type(error).__name__}: {reason}; reinstall it") from error
 
 
 def _timm(name: str) -> Callable[..., nn.Module]:
