@@ -31,7 +31,7 @@ NETWORKS = {
 
 
 class Parts(nn.Module):
-    """Depthwise, grouped and tied layers, a long name, a buffer that is not stored, and parameters in no slot."""
+    """Depthwise, grouped and tied layers, a long name, a buffer that torch does not save, and parameters in no slot."""
 
     def __init__(self) -> None:
         super().__init__()

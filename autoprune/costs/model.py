@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from autoprune.artifacts import named_tensors
 from autoprune.costs import file_bytes, macs, params
 from autoprune.costs.base import Cost
-from autoprune.costs.sizes import Sizes, stored_tensors
+from autoprune.costs.sizes import Sizes
 from autoprune.graph import LayerGraph
 
 
@@ -16,7 +17,7 @@ class CostModel:
     """Costs of one network's plans. Tables are made once; a cost takes microseconds."""
 
     def __init__(self, model: nn.Module, graph: LayerGraph) -> None:
-        self._sizes = Sizes.of(graph, stored_tensors(model.state_dict()))
+        self._sizes = Sizes.of(graph, named_tensors(model))
 
     def cost(self, removed: Mapping[str, int] | None = None, *, zeros: int = 0) -> Cost:
         """Cost once ``removed[group]`` units of each group are gone and ``zeros`` of the weights left are masked."""

@@ -59,7 +59,7 @@ class Sizes:
 
     @classmethod
     def of(cls, graph: LayerGraph, tensors: Mapping[str, Tensor]) -> Sizes:
-        """Tables for ``graph`` whose network stores ``tensors`` (:func:`stored_tensors`)."""
+        """Tables for ``graph`` whose network stores ``tensors`` (:func:`autoprune.artifacts.named_tensors`)."""
         from autoprune.costs.file_bytes import file_order
 
         order, header = file_order(tensors)
@@ -103,19 +103,6 @@ class Sizes:
         params = self.layer_params - _sum(self.owner, saved * self.param_weight, bins)
         macs = self.layer_macs - _sum(self.owner, saved * self.mac_weight, bins)
         return {name: (int(p), int(m)) for name, p, m in zip(self.layers, params, macs, strict=True)}
-
-
-def stored_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a state dict that a file holds: each storage once, under its first name."""
-    seen: set[tuple[int, int, tuple[int, ...]]] = set()
-    kept: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        key = (tensor.data_ptr(), int(tensor.storage_offset()), tuple(tensor.shape))
-        if tensor.numel() and key in seen:
-            continue
-        seen.add(key)
-        kept[name] = tensor
-    return kept
 
 
 def _sum(owner: Ints, values: Ints, bins: int) -> Ints:
