@@ -82,7 +82,7 @@ BAD = [
     (SearchSettings, {"trials": 2.5}, SettingsError, r"setting 'trials'"),
     (SearchSettings, {"max_sparsity": 1.0}, SettingsError, r"setting 'max_sparsity': .* less than 1, but got 1.0"),
     (SearchSettings, {"max_sparsity": float("nan")}, SettingsError, r"setting 'max_sparsity'"),
-    (SearchSettings, {"budget": []}, SettingsError, r"setting 'budget'"),
+    (SearchSettings, {"budget": []}, SettingsError, r"a search needs a budget"),
     (SearchSettings, {"pareto": ["a", "b", "c"]}, SettingsError, r"setting 'pareto'"),
     (
         SearchSettings,
@@ -155,10 +155,23 @@ def test_every_training_setting_of_the_engine_can_be_given() -> None:
     assert set(TRAINING) == {f.name for f in dataclasses.fields(Engine)} <= set(TrainSettings.model_fields)
 
 
-def test_retraining_has_the_defaults_of_the_engine() -> None:
+def test_retraining_has_the_names_and_defaults_of_the_engine() -> None:
+    from autoprune.cli.opening import finetune_of
     from autoprune.finetune import FinetuneSettings
 
-    settings = SearchSettings()
+    settings = SearchSettings(retrain_steps=0)
     for field in dataclasses.fields(FinetuneSettings):
         name = field.name if field.name.startswith("distill") else f"retrain_{field.name}"
-        assert getattr(settings, name) == field.default, name
+        assert getattr(settings, name) in (field.default, None), name
+    assert finetune_of(settings, "resnet20") == FinetuneSettings()
+
+
+def test_retraining_of_other_networks_forgives_more() -> None:
+    from autoprune.cli.opening import finetune_of
+
+    own = finetune_of(SearchSettings(retrain_steps=10), "package.module:factory")
+    assert (own.optimizer, own.lr, own.weight_decay, own.steps) == ("adamw", 5e-4, 0.01, 10)
+    given = finetune_of(SearchSettings(retrain_lr=0.3, retrain_optimizer="sgd"), "package.module:factory")
+    assert (given.optimizer, given.lr, given.weight_decay) == ("sgd", 0.3, 5e-4)
+    looked = finetune_of(SearchSettings(retrain_steps=50, pruner="median"), "mlp")
+    assert looked.report_every == 10

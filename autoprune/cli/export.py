@@ -28,14 +28,14 @@ def run(settings: ExportSettings, network: Path) -> None:
     from autoprune.artifacts import load, read_network
 
     stored = read_network(network)
-    write(load(network), example_of(stored), settings, settings.out or network / "exported")
+    write(load(network), example_of(stored), settings.format, settings.out or network / "exported")
 
 
-def write(module: nn.Module, example: Tensor, settings: ExportSettings, folder: Path) -> None:
+def write(module: nn.Module, example: Tensor, form: str, folder: Path) -> None:
     """Export ``module`` to ``folder`` and say what came of it."""
     from autoprune.export import export_network
 
-    done = export_network(module, example, folder, settings.format)
+    done = export_network(module, example, folder, form)
     batch = "any batch size" if done.any_batch else f"batches of {len(example)} only"
     say(f"Wrote {done.path} ({size(done.path.stat().st_size)}, {batch})")
     say(f"Read back: outputs differ by {done.difference:.1e} at most")

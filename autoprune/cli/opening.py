@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autoprune.settings.parts import BasePart, EvaluationPart, NetworkPart
 
 DEFAULT_DATA = "digits"
+RETRAINING = {"sgd": {"lr": 0.02, "weight_decay": 5e-4}, "adamw": {"lr": 5e-4, "weight_decay": 0.01}}
 LOOKS = 5  # of a pruner while a trial is retrained, unless the settings say how often
 DEFAULT_MODELS = {
     "digits": "digits_cnn",
@@ -191,7 +192,7 @@ def objective_of(
     from autoprune.objective import Objective, ObjectiveSettings, RaceSettings
 
     wanted = ObjectiveSettings(
-        finetune=_finetune(settings),
+        finetune=finetune_of(settings, opened.spec.factory),
         recalibrate=settings.recalibrate,
         precision=settings.precision,
         batch_size=settings.eval_batch_size,
@@ -211,14 +212,18 @@ def latency_of(settings: EvaluationPart) -> LatencySettings:
     return LatencySettings(batch=settings.latency_batch, threads=settings.latency_threads)
 
 
-def _finetune(settings: EvaluationPart) -> FinetuneSettings:
+def finetune_of(settings: EvaluationPart, factory: str) -> FinetuneSettings:
     """Retraining as the settings say; none for a command that does not retrain."""
     from autoprune.finetune import FinetuneSettings
+    from autoprune.models import MODELS
     from autoprune.settings.parts import RetrainPart
 
     if not isinstance(settings, RetrainPart):
         return FinetuneSettings()
     values = {name.removeprefix("retrain_"): getattr(settings, name) for name in RetrainPart.model_fields}
+    values["optimizer"] = values["optimizer"] or ("sgd" if factory in MODELS else "adamw")
+    for name, value in RETRAINING[values["optimizer"]].items():
+        values[name] = value if values[name] is None else values[name]
     if getattr(settings, "pruner", None) and not values["report_every"]:
         values["report_every"] = max(1, values["steps"] // LOOKS)
     return FinetuneSettings(**values)

@@ -26,7 +26,7 @@ def run(settings: PruneSettings) -> None:
     Say how much with --sparsity, with --budget, or with --plan.
     """
     from autoprune.cli.opening import default_folder, latency_of, made_with, objective_of, open_base, use_threads
-    from autoprune.cli.results import bars_of, row_of, show_bars, show_rows, store
+    from autoprune.cli.results import bars_of, row_of, show_bars, show_rows, sizes_of, store
 
     use_threads(settings.threads)
     if settings.base is None:
@@ -46,7 +46,7 @@ def run(settings: PruneSettings) -> None:
     settings.save(out / "config.toml", made_with())
     store(out, pruned, outcome, opened, rows[-1].to_dict())
     show_rows(f"{opened.spec.factory} on {opened.data.name}", rows)
-    show_bars(bars_of(outcome, objective.graph))
+    show_bars(bars_of(outcome, sizes_of(objective.graph)))
     if outcome.form.value == "masked":
         say("Only masked: single weights are zero, so nothing is smaller or faster.")
     say(f"\nStored in {out}")

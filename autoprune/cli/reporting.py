@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.cli.console import say
-from autoprune.cli.results import bars_of, show_bars, show_rows
+from autoprune.cli.results import bars_of, show_bars, show_rows, sizes_of
 from autoprune.report import Point, Report, Row, write_report
 from autoprune.report.format import duration
 
@@ -21,19 +21,15 @@ if TYPE_CHECKING:
 REPORT, RESULT, PICTURE, BEST = "report.html", "result.json", "plan.png", "best"
 
 
-def write_files(
-    result: SearchResult, settings: SearchSettings, opened: Opened, graph: LayerGraph, out: Path, wall_s: float
-) -> Report:
+def write_files(report: Report, result: SearchResult, out: Path, wall_s: float) -> None:
     """Write the report, the picture of the plan and ``result.json``."""
     from autoprune import plots
     from autoprune.files import write_text
 
-    report = report_of(result, settings, opened, graph)
-    write_report(report, out / REPORT)
+    write_text(out / RESULT, json.dumps(numbers_of(result, report, wall_s), indent=2, allow_nan=False) + "\n")
     if report.bars:
         plots.save(plots.bars(report.bars), out / BEST / PICTURE)
-    write_text(out / RESULT, json.dumps(numbers_of(result, report, wall_s), indent=2, allow_nan=False) + "\n")
-    return report
+    write_report(report, out / REPORT)
 
 
 def report_of(result: SearchResult, settings: SearchSettings, opened: Opened, graph: LayerGraph) -> Report:
@@ -46,7 +42,7 @@ def report_of(result: SearchResult, settings: SearchSettings, opened: Opened, gr
         facts=_facts(result, settings, opened, budget),
         rows=tuple(row_of(row, result) for row in result.rows),
         points=tuple(_point(record, result) for record in result.trials if record.finished),
-        bars=() if outcome is None else bars_of(outcome, graph),
+        bars=() if outcome is None else bars_of(outcome, sizes_of(graph)),
         metric=metric,
         notes=(_meaning(settings, len(opened.data.validation)), *result.notes),
     )
@@ -98,8 +94,8 @@ def numbers_of(result: SearchResult, report: Report, wall_s: float) -> dict[str,
     }
 
 
-def show_result(report: Report, result: SearchResult, out: Path) -> None:
-    """The end of a search on the terminal."""
+def show_result(report: Report, result: SearchResult) -> None:
+    """The end of a search on the terminal: the table, the plan, the front."""
     say()
     show_rows(report.title, report.rows)
     for note in report.notes:
@@ -111,6 +107,10 @@ def show_result(report: Report, result: SearchResult, out: Path) -> None:
         show_bars(report.bars)
     if result.metrics:
         _show_front(result)
+
+
+def show_stored(result: SearchResult, out: Path) -> None:
+    """Where everything is, and what can be done next."""
     say(f"\n{_sum(result)} in {duration(result.wall_s)}. Stored in {out}:")
     for name, what in _stored(out):
         say(f"  {name:<22} {what}")
@@ -144,12 +144,14 @@ def _sum(result: SearchResult) -> str:
 def _stored(out: Path) -> list[tuple[str, str]]:
     """What the run folder holds, of what a reader may want."""
     known = (
-        ("best/model.safetensors", "the pruned network; autoprune.load('best') makes it"),
+        ("best/model.safetensors", f"the pruned network; autoprune.load({str(out / BEST)!r}) makes it"),
         ("best/plan.json", "what was removed"),
+        ("best/plan.png", "the same as a picture"),
         ("report.html", "this result with pictures"),
         ("study.db", "every trial"),
         ("base", "the dense network"),
         ("config.toml", "the settings that made it"),
+        ("log.jsonl", "what happened when"),
     )
     return [(name, what) for name, what in known if (out / name).exists()]
 

@@ -70,18 +70,25 @@ def used_columns(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, 
     return tuple(COLUMNS[i] for i in kept), [tuple(line[i] for i in kept) for line in cells]
 
 
-def bars_of(outcome: Outcome, graph: LayerGraph) -> tuple[Bar, ...]:
-    """Every prunable group, with the units that the plan of ``outcome`` leaves."""
+def bars_of(outcome: Outcome, sizes: Mapping[str, int]) -> tuple[Bar, ...]:
+    """Groups and the units that the plan of ``outcome`` leaves; ``sizes`` are those of the dense network, in order."""
     layers = {layer.name: layer for layer in outcome.layers}
+    names = [*sizes, *(name for name in layers if name not in sizes)]
+    if all(layer.pattern == "weight" for layer in layers.values()) and layers:
+        names = list(layers)  # single weights: layers, not groups
     bars = []
-    for group in graph.prunable:
-        layer = layers.pop(group.name, None)
-        if layer is not None:
-            bars.append(Bar(group.name, layer.size, layer.size - layer.removed, layer.method))
-        elif group.pattern.value != "input":
-            bars.append(Bar(group.name, group.size, group.size))
-    bars += [Bar(layer.name, layer.size, layer.size - layer.removed, layer.method) for layer in layers.values()]
+    for name in names:
+        layer = layers.get(name)
+        if layer is None:
+            bars.append(Bar(name, sizes[name], sizes[name]))
+        else:
+            bars.append(Bar(name, layer.size, layer.size - layer.removed, layer.method))
     return tuple(bars)
+
+
+def sizes_of(graph: LayerGraph) -> dict[str, int]:
+    """Units of every group that can be pruned, inputs aside."""
+    return {group.name: group.size for group in graph.prunable if group.pattern.value != "input"}
 
 
 def show_bars(bars: Sequence[Bar]) -> None:

@@ -10,6 +10,7 @@ from autoprune.settings.commands import (
     InspectSettings,
     PruneSettings,
     SearchSettings,
+    StudyExportSettings,
     TrainSettings,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
     "PruneSettings",
     "SearchSettings",
     "Settings",
+    "StudyExportSettings",
     "TrainSettings",
     "read_file",
 ]

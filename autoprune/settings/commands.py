@@ -160,7 +160,7 @@ class EvaluateSettings(Settings):
 
 
 class ExportSettings(Settings):
-    """``autoprune export`` and ``autoprune study export``."""
+    """``autoprune export``."""
 
     command: ClassVar[str] = "export"
 
@@ -168,7 +168,28 @@ class ExportSettings(Settings):
     out: Path | None = option(None, "Folder to write to. Default: exported/ in the network's folder.")
 
 
+class StudyExportSettings(Settings):
+    """``autoprune study export``."""
+
+    command: ClassVar[str] = "study export"
+
+    trial: Whole | None = option(None, "Number of the trial. Default: the best.", ge=0)
+    format: Literal["safetensors", "torch", "onnx"] = option(
+        "safetensors", "What to write beside the stored network.", panel="Options"
+    )
+    out: Path | None = option(None, "Folder to write to. Default: best/ or trial-N/ in the run folder.")
+    data_dir: Path | None = option(None, "Folder of the datasets. Default: as in the search.")
+
+
 COMMANDS: dict[str, type[Settings]] = {
     cls.command: cls
-    for cls in (TrainSettings, InspectSettings, PruneSettings, SearchSettings, EvaluateSettings, ExportSettings)
+    for cls in (
+        TrainSettings,
+        InspectSettings,
+        PruneSettings,
+        SearchSettings,
+        EvaluateSettings,
+        ExportSettings,
+        StudyExportSettings,
+    )
 }

@@ -75,14 +75,22 @@ class RunPart(Settings):
 class RetrainPart(Settings):
     """Retraining of a pruned network, in steps; the names without ``retrain_`` are those of ``FinetuneSettings``."""
 
-    retrain_steps: Whole = option(0, "Steps of retraining after pruning.", panel="Retraining", ge=0)
-    retrain_lr: Number = option(0.02, "Highest learning rate.", panel="Retraining", gt=0)
-    retrain_optimizer: Literal["sgd", "adamw"] = option("sgd", "Optimizer.", panel="Retraining")
+    retrain_steps: Whole = option(30, "Steps of retraining after pruning; 0 for none.", panel="Retraining", ge=0)
+    retrain_lr: Number | None = option(
+        None, "Highest learning rate. Default: 0.02 with sgd, 0.0005 with adamw.", panel="Retraining", gt=0
+    )
+    retrain_optimizer: Literal["sgd", "adamw"] | None = option(
+        None,
+        "Optimizer. Default: sgd for the networks of 'autoprune list models', adamw for others.",
+        panel="Retraining",
+    )
     retrain_momentum: Number = option(0.9, "Momentum of sgd.", panel="Retraining", ge=0, lt=1)
     retrain_schedule: Literal["cosine", "constant"] = option("cosine", "Learning rate over time.", panel="Retraining")
     retrain_warmup_steps: Whole = option(0, "Steps in which the learning rate rises.", panel="Retraining", ge=0)
     retrain_batch_size: Whole = option(128, "Samples a step.", panel="Retraining", ge=1)
-    retrain_weight_decay: Number = option(5e-4, "Weight decay.", panel="Retraining", ge=0)
+    retrain_weight_decay: Number | None = option(
+        None, "Weight decay. Default: 0.0005 with sgd, 0.01 with adamw.", panel="Retraining", ge=0
+    )
     retrain_label_smoothing: Number = option(
         0.0, "Share of the target spread over all classes.", panel="Retraining", ge=0, lt=1
     )
