@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from autoprune.reconstruction.network import RepairReport, repair_module, repairable
+from autoprune.reconstruction.network import DEFAULT_RIDGE, RepairReport, repair_module, repairable
 from autoprune.reconstruction.repairs import (
-    DEFAULT_RIDGE,
     RECONSTRUCTIONS,
     Reconstruction,
     Repair,

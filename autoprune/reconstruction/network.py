@@ -13,7 +13,10 @@ from autoprune.calibration.moments import has_inputs
 from autoprune.calibration.stats import LayerStats
 from autoprune.errors import MethodError
 from autoprune.graph import LayerGraph, Role, Slot
-from autoprune.reconstruction.repairs import DEFAULT_RIDGE, Repair, get_reconstruction
+from autoprune.reconstruction.repairs import Repair, get_reconstruction
+
+DEFAULT_RIDGE = 1e-3
+"""Costs nothing where samples are many, and keeps the fit from following noise where they are as few as inputs."""
 
 
 @dataclass(frozen=True)

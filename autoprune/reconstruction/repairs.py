@@ -15,7 +15,6 @@ from torch import Tensor
 from autoprune.calibration.stats import LayerStats, Need
 from autoprune.errors import MethodError, unknown_name
 
-DEFAULT_RIDGE = 0.0
 SINGULAR_RIDGE = 1e-8  # of the mean variance, where the kept inputs depend on each other
 CONSTANT = 1e-12  # variance below this share of the second moment is rounding
 
@@ -53,7 +52,7 @@ class Reconstruction:
     solve: Solver
 
     def repair(
-        self, weight: Tensor, keep: Tensor, stats: LayerStats, *, intercept: bool = True, ridge: float = DEFAULT_RIDGE
+        self, weight: Tensor, keep: Tensor, stats: LayerStats, *, intercept: bool = True, ridge: float = 0.0
     ) -> Repair:
         """Repair a layer for the loss of all inputs but ``keep``.
 
@@ -62,7 +61,8 @@ class Reconstruction:
             keep: ``[k]`` sorted indices of the inputs that stay.
             stats: moments of its ``I`` inputs.
             intercept: whether a bias, or the mean of a batch norm behind the layer, can take a shift.
-            ridge: penalty on the change of the kept weights, as a share of the mean variance of the kept inputs.
+            ridge: penalty on the change of the kept weights, as a share of the mean variance of the kept inputs; 0 is
+                the paper's solution.
 
         Raises:
             MethodError: moments that were not collected, or are of another size.
