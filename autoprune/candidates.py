@@ -55,6 +55,7 @@ class Candidates:
             combine=settings.combine,
             seed=derive(settings.seed, "methods"),
             cache_dir=cache_dir,
+            stats_key=None if cache_dir is None else f"{data.digest} {len(self.calibration)} {settings.seed}",
         )
         self._stats: dict[Need, dict[str, LayerStats]] = {}
         self._bases: dict[str, nn.Module] = {}

@@ -13,9 +13,14 @@ from torch import Tensor, nn
 
 from autoprune.applied import masked, slim
 from autoprune.calibration import LayerStats, Need, collect
+from autoprune.data import load_data
 from autoprune.data.splits import Split
 from autoprune.errors import MethodError, UnknownNameError
+from autoprune.finetune import FinetuneSettings, finetune
 from autoprune.graph import LayerGraph
+from autoprune.models import build_model, default_options
+from autoprune.plan import Pattern
+from autoprune.ranking import Ranker
 from autoprune.reconstruction import RECONSTRUCTIONS, get_reconstruction, output_error, repair_module, repairable
 from autoprune.seeding import generator
 from autoprune.tracing import trace
@@ -364,3 +369,29 @@ def test_units_of_another_network_are_refused(case) -> None:
         MethodError, match=r"layer 'out' has a weight \[3, 5\] after pruning, but 3 outputs and 2 inputs stay"
     ):
         repair_module(pruned, model, graph, {"hidden": torch.tensor([0, 1])}, stats)
+
+
+def test_a_trained_network_keeps_its_accuracy_on_real_digits() -> None:
+    data = load_data("digits", seed=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model("mlp", **default_options("mlp", data))
+    finetune(model, data.train, FinetuneSettings(steps=300, optimizer="adamw", lr=3e-3, weight_decay=0.0), seed=0)
+    model.eval()
+    graph = trace(model, data.example())
+    stats = collect(model, graph, data.calibration, {Need.MOMENTS})
+    ranker = Ranker(model, graph)
+    kept = {
+        g.name: ranker.kept(g.name, "l1_norm", g.removed(0.6)) for g in graph.prunable if g.pattern is not Pattern.INPUT
+    }
+
+    def accuracy(how: str) -> float:
+        pruned = slim(model, graph, kept).eval()
+        repair_module(pruned, model, graph, kept, stats, how)
+        with torch.no_grad():
+            hits = pruned(data.validation.inputs()).argmax(1) == data.validation.y
+        return float(hits.double().mean())
+
+    accuracies = {how: accuracy(how) for how in RECONSTRUCTIONS}
+    assert accuracies["mauch_yang"] > 0.9
+    assert accuracies["mauch_yang"] > accuracies["none"] + 0.05
