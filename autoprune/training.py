@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Epoch", "TrainSettings", "train_network"]
 
 CHECKPOINT = "checkpoint"
+STATE = "state.json"
 LOG = "log.jsonl"
 
 
@@ -156,11 +157,15 @@ class _Run:
         return stored.metrics
 
     def forget(self) -> None:
-        for path in (self.out / MODEL_JSON, self.out / LOG):
-            path.unlink(missing_ok=True)
+        try:
+            for path in (self.out / MODEL_JSON, self.out / LOG, self.out / CHECKPOINT / STATE):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ArtifactError(f"cannot start anew in {str(self.out)!r}: {error.strerror or error}") from error
         shutil.rmtree(self.out / CHECKPOINT, ignore_errors=True)
 
     def train(self, progress: Progress | None) -> None:
+        self._write_log()  # a folder that cannot be written is told before the work, not after an epoch
         per_epoch = self.loop.steps_per_epoch
         with self.loop.running():
             while not self._enough():
@@ -195,7 +200,7 @@ class _Run:
     def restore(self) -> None:
         """Take up the checkpoint, if there is one."""
         folder = self.out / CHECKPOINT
-        if not (folder / "state.json").exists():
+        if not (folder / STATE).exists():
             return
         try:
             identity, self.history, tensors = _read_checkpoint(folder)
@@ -259,11 +264,14 @@ class _Run:
             "digest": tensors_digest(tensors),
             "history": [asdict(epoch) for epoch in self.history],
         }
-        write_text(folder / "state.json", json.dumps(state, indent=1))
-        write_text(self.out / LOG, "".join(json.dumps(asdict(epoch)) + "\n" for epoch in self.history))
+        write_text(folder / STATE, json.dumps(state, indent=1))
+        self._write_log()
         for old in folder.glob("epoch-*.safetensors"):
             if old.name != file:
                 old.unlink(missing_ok=True)
+
+    def _write_log(self) -> None:
+        write_text(self.out / LOG, "".join(json.dumps(asdict(epoch)) + "\n" for epoch in self.history))
 
     def _same(self, stored: Mapping[str, Any], place: str) -> None:
         mine = json.loads(json.dumps(self.identity))
@@ -278,9 +286,9 @@ class _Run:
 
 def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], list[Epoch], dict[str, Tensor]]:
     """What the training was, its epochs so far, and the tensors of all of it."""
-    stored = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    stored = json.loads((folder / STATE).read_text(encoding="utf-8"))
     tensors = read_tensors(folder / stored["file"])
-    if tensors_digest(tensors) != stored["digest"]:
+    if tensors_digest(tensors) != stored["digest"] or not stored["history"]:
         raise ArtifactError(f"{stored['file']!r} was changed")
     return dict(stored["identity"]), [Epoch(**line) for line in stored["history"]], tensors
 

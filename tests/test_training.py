@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from autoprune import training
 from autoprune.artifacts import NetworkSpec, load, read_network
 from autoprune.data import DataSplits, Split, load_data
 from autoprune.errors import ArtifactError, SettingsError, TrainingDiverged
@@ -96,6 +101,36 @@ def test_killed_and_continued_equals_straight(tmp_path: Path, optimizer: str) ->
     assert {**straight, "wall_s": 0} == {**continued, "wall_s": 0}
 
 
+CHILD = """
+import sys, time, torch
+torch.set_num_threads(1)
+from autoprune.artifacts import NetworkSpec
+from autoprune.data import load_data
+from autoprune.training import TrainSettings, train_network
+spec = NetworkSpec("mlp", {"input_shape": [1, 8, 8], "dropout": 0.2})
+pause = float(sys.argv[2])
+settings = TrainSettings(epochs=8, seed=5, optimizer="adamw", lr=0.003)
+train_network(spec, load_data("digits"), settings, sys.argv[1], progress=lambda _: time.sleep(pause))
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", CHILD, str(tmp_path / "straight"), "0"], check=True)
+    killed, draw, kills = tmp_path / "killed", random.Random(0), 0
+    while not (killed / "model.json").exists():
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(killed), "0.05"])
+        before = (killed / "log.jsonl").read_text() if (killed / "log.jsonl").exists() else ""
+        while child.poll() is None and (not (log := killed / "log.jsonl").exists() or log.read_text() == before):
+            time.sleep(0.002)
+        time.sleep(draw.random() * 0.1)
+        kills += child.poll() is None
+        child.kill()
+        child.wait()
+    assert kills >= 3
+    assert bits(killed) == bits(tmp_path / "straight")
+
+
 def test_a_kill_between_the_files_of_a_checkpoint_leaves_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,11 +138,15 @@ def test_a_kill_between_the_files_of_a_checkpoint_leaves_the_last_one(
     with pytest.raises(Killed):
         train_network(SPEC, DATA, SETTINGS, tmp_path / "killed", progress=stop_at(2))
 
-    def die(*args: Any) -> None:
-        raise Killed
+    write = training.write_text
 
-    with monkeypatch.context() as patched:
-        patched.setattr("autoprune.training.write_text", die)  # the tensors of epoch 3 are written, the state is not
+    def die_at_the_state(path: Path, text: str) -> None:
+        if path.name == "state.json":
+            raise Killed
+        write(path, text)
+
+    with monkeypatch.context() as patched:  # the tensors of epoch 3 are written, the state is not
+        patched.setattr(training, "write_text", die_at_the_state)
         with pytest.raises(Killed):
             train_network(SPEC, DATA, SETTINGS, tmp_path / "killed")
     assert {p.name for p in (tmp_path / "killed" / "checkpoint").iterdir()} == {
@@ -175,10 +214,14 @@ def test_divergence_ends_the_training_with_a_reason(tmp_path: Path) -> None:
         train_network(NetworkSpec("mlp", {"input_shape": [1, 8, 8], "num_classes": 3}), data, SETTINGS, tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="cannot write"):
-        train_network(SPEC, DATA, TrainSettings(epochs=1), tmp_path / "file" / "net")
+    monkeypatch.setattr("autoprune.train_loop.TrainLoop.advance", lambda *args: pytest.fail("it trained"))
+    for resume in (True, False):
+        with pytest.raises(ArtifactError, match=r"cannot (write|start anew)"):
+            train_network(SPEC, DATA, TrainSettings(epochs=1), tmp_path / "file" / "net", resume=resume)
 
 
 @pytest.mark.parametrize(
