@@ -33,7 +33,8 @@ class Candidates:
 
     Attributes:
         model: the dense network, float32, in eval mode.
-        graph: its layers and groups; ``norms`` are those whose folding was checked.
+        graph: its layers and groups.
+        norms: batch norms that are folded to evaluate; their folding was checked.
         ranker: orders in which units go.
     """
 

@@ -16,6 +16,7 @@ from autoprune.applied import PrunedModel
 from autoprune.candidates import Candidates
 from autoprune.costs import CostModel, Latency
 from autoprune.data import DataSplits
+from autoprune.errors import ModelError
 from autoprune.evaluation import EvalSet, Evaluation, NotFinite, pack_bits
 from autoprune.failures import failure
 from autoprune.finetune import finetune, recalibrate
@@ -80,10 +81,13 @@ class Judge:
         """Outcome of the dense network.
 
         Raises:
-            NotFinite: its loss is NaN or infinite.
+            ModelError: its loss is NaN or infinite.
         """
         started = time.perf_counter()
-        found = self._whole(self.candidates.sliced(Resolved({}, {}, {}), self.precision))
+        try:
+            found = self._whole(self.candidates.sliced(Resolved({}, {}, {}), self.precision))
+        except NotFinite as error:
+            raise ModelError(f"the dense network cannot be judged: {error}; check its weights and the data") from None
         blank = self._measured(self._blank(Plan(), Resolved({}, {}, {})))
         blank = replace(blank, ratios=blank.cost.ratios(blank.cost), stages={"dense": found.accuracy})
         seconds = {"evaluate": time.perf_counter() - started, "total": time.perf_counter() - started}

@@ -117,8 +117,9 @@ class Objective:
     @cached_property
     def precision(self) -> Precision:
         """Numbers of the evaluation pass, and why these."""
+        made = self._candidates
         return choose_precision(
-            self.settings.precision, self._candidates.model, self.data.validation, self.graph, batch=self.batch
+            self.settings.precision, made.model, self.data.validation, made.graph, batch=self.batch, norms=made.norms
         )
 
     @property

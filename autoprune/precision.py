@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoprune.data import Split
-from autoprune.deploy import deployed
+from autoprune.deploy import Pairs, deployed
 from autoprune.errors import unknown_name
 from autoprune.evaluation import DTYPES, EvalSet
 from autoprune.graph import LayerGraph
@@ -27,7 +27,9 @@ class Precision:
     reason: str
 
 
-def choose_precision(asked: str, model: nn.Module, split: Split, graph: LayerGraph, *, batch: int) -> Precision:
+def choose_precision(
+    asked: str, model: nn.Module, split: Split, graph: LayerGraph, *, batch: int, norms: Pairs | None = None
+) -> Precision:
     """Decide for one network; the same on every run on the same kind of processor.
 
     Args:
@@ -36,6 +38,7 @@ def choose_precision(asked: str, model: nn.Module, split: Split, graph: LayerGra
         split: the validation split.
         graph: its layers.
         batch: samples in one forward pass.
+        norms: batch norms that are folded; those of the graph by default.
     """
     if asked not in PRECISIONS:
         raise unknown_name("precision", asked, PRECISIONS)
@@ -45,21 +48,21 @@ def choose_precision(asked: str, model: nn.Module, split: Split, graph: LayerGra
         return Precision("float32", f"the network is small ({graph.macs} multiply-accumulates a sample)")
     if not bfloat16_in_hardware():
         return Precision("float32", "the processor has no bfloat16 arithmetic")
-    agreement = _agreement(model, split, graph, batch)
+    agreement = _agreement(model, split, graph.norms if norms is None else norms, batch)
     if agreement is None:
         return Precision("float32", "the network does not run in bfloat16")
     name = "bfloat16" if agreement >= AGREEMENT else "float32"
     return Precision(name, f"bfloat16 gives {agreement:.2%} of float32's predictions on the dense network")
 
 
-def _agreement(model: nn.Module, split: Split, graph: LayerGraph, batch: int) -> float | None:
+def _agreement(model: nn.Module, split: Split, norms: Pairs, batch: int) -> float | None:
     """Share of equal predictions, ``None`` where the network fails in bfloat16."""
     few = split.subset(slice(0, SAMPLES))
     predictions = []
     for name in ("float32", "bfloat16"):
         samples = EvalSet(few, dtype=DTYPES[name], batch=batch)
         try:
-            predictions.append(samples.predictions(deployed(model, graph.norms, dtype=DTYPES[name])))
+            predictions.append(samples.predictions(deployed(model, norms, dtype=DTYPES[name])))
         except RuntimeError:
             if name == "float32":
                 raise

@@ -388,6 +388,17 @@ def test_an_emptied_layer_fails_with_its_name(data):
     assert set(reasons) == {"layer '3' is left without a weight; lower its sparsity"}
 
 
+def test_a_dense_network_that_cannot_be_judged_is_the_users_error(data):
+    with seeded(0):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    before = Objective(network, data)
+    with torch.no_grad():
+        network[3].bias[0] = torch.nan
+    with pytest.raises(ModelError, match="the dense network cannot be judged: the loss is NaN"):
+        Objective(network, data)(Plan.uniform(before.graph))
+    assert before.dense.ok  # it holds a copy
+
+
 def test_plans_that_do_not_fit_are_refused_before_any_work(plain):
     good = Plan.uniform(plain.graph).decisions[0]
     cases = [

@@ -22,7 +22,6 @@ METRIC = Metric(
     measured=True,
     counts="median time of a forward pass at the stated batch size and threads",
 )
-FORM = "float32, batch norm folded, channels-last"
 _BLOCK_S = 0.002  # a measurement is a block of runs at least this long, so that the clock's grain does not show
 
 
@@ -57,7 +56,7 @@ class Latency:
     threads: int
     repeats: int
     runs: int
-    form: str = FORM
+    form: str
 
     def __str__(self) -> str:
         return (
@@ -66,23 +65,24 @@ class Latency:
         )
 
 
-def measure_latency(module: nn.Module, example: Tensor, settings: LatencySettings, *, form: str = FORM) -> Latency:
+def measure_latency(module: nn.Module, example: Tensor, settings: LatencySettings) -> Latency:
     """Median time of ``module(x)`` with ``torch.utils.benchmark``.
 
     Args:
         module: as it would be deployed, in eval mode (:func:`autoprune.evaluation.deployed`).
         example: ``[1 or more, ...]``; its first sample is repeated to the batch size.
         settings: batch, threads, repeats.
-        form: what is measured, for the record.
     """
     from torch.utils.benchmark import Timer
 
     x = example[:1].expand(settings.batch, *example.shape[1:])
-    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+    images = x.dim() == 4
+    x = x.contiguous(memory_format=torch.channels_last) if images else x.contiguous()
     timer: Any = Timer("module(x)", globals={"module": module, "x": x}, num_threads=settings.threads)
     with torch.inference_mode():
         once = timer.timeit(1).median  # warms up as well
         runs = max(1, math.ceil(_BLOCK_S / max(once, 1e-9)))
         times = torch.tensor([timer.timeit(runs).median for _ in range(settings.repeats)], dtype=torch.float64)
     low, median, high = (times.quantile(q).item() * 1e3 for q in (0.25, 0.5, 0.75))
+    form = "float32, batch norm folded" + (", channels-last" if images else "")
     return Latency(median, high - low, settings.batch, settings.threads, settings.repeats, runs, form)
