@@ -30,10 +30,25 @@ MODEL_TENSORS = "model.safetensors"
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """How a network is made: ``factory`` as in :func:`autoprune.models.build_model`, and its options (JSON values)."""
+    """How a network is made: ``factory`` as in :func:`autoprune.models.build_model`, and its options (JSON values).
+
+    Raises:
+        ModelError: an option that is not JSON, so that it could not be stored.
+    """
 
     factory: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            same = json.loads(
+                json.dumps(self.options, allow_nan=False)
+            )  # as a stored one will be read: lists, no tuples
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"options of {self.factory!r} must be JSON values, so that they can be stored: {error}"
+            ) from None
+        object.__setattr__(self, "options", same)
 
     def build(self) -> nn.Module:
         """The dense network, with fresh weights."""

@@ -231,6 +231,12 @@ def test_what_is_not_json_is_refused_before_anything_is_written(tmp_path: Path) 
     assert not (tmp_path / "net").exists()
 
 
+def test_options_are_what_json_keeps() -> None:
+    assert NetworkSpec("mlp", {"hidden": (3, 4)}) == NetworkSpec("mlp", {"hidden": [3, 4]})
+    with pytest.raises(ModelError, match=r"options of 'mlp' must be JSON values, so that they can be stored"):
+        NetworkSpec("mlp", {"activation": nn.ReLU()})
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match=r"cannot write .*choose another folder"):
