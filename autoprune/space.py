@@ -126,6 +126,10 @@ class SearchSpace:
             GroupSpace(g.name, g.pattern, g.size, _removals(g.size, max_sparsity, round_to, levels)) for g in chosen
         ]
         free = tuple(s for s in spaces if len(s.removals) > 1)
+        if not spaces:
+            raise SettingsError(
+                "the network has no channels or hidden units that can be removed; 'autoprune inspect' says why"
+            )
         if not free:
             raise SettingsError(
                 f"nothing can be removed with round_to={round_to} and max_sparsity={max_sparsity:g}: "

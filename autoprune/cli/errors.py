@@ -23,6 +23,8 @@ def reported() -> Iterator[None]:
     """Turn errors into one line on stderr and an exit code: 2 for bad input, 130 for Ctrl-C, 1 for our own faults."""
     try:
         yield
+    except typer.Exit:
+        raise
     except AutopruneError as error:
         _stop(f"error: {error}", USER_ERROR, error)
     except KeyboardInterrupt as error:

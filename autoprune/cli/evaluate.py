@@ -9,7 +9,7 @@ import typer
 
 from autoprune.cli.console import show_facts
 from autoprune.cli.options import command
-from autoprune.errors import GraphError
+from autoprune.errors import GraphError, ModelError
 from autoprune.report.format import number, percent, size
 from autoprune.settings import EvaluateSettings
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from autoprune.costs import Latency
+    from autoprune.data import DataSplits
     from autoprune.graph import LayerGraph
 
 app = typer.Typer(add_completion=False)
@@ -33,6 +34,7 @@ def run(settings: EvaluateSettings, network: Path) -> None:
     module = load(network)
     asked = trained_on(stored) if settings.data is None else {"data": settings.data, "seed": 0, "options": {}}
     data, _ = open_data(asked, settings.data_dir)
+    _check_fit(module, data)
     split = getattr(data, settings.split)
     judged = evaluate(module, split)
     graph = _traced(module, data.example(2))
@@ -48,6 +50,24 @@ def run(settings: EvaluateSettings, network: Path) -> None:
     if settings.latency:
         rows.append(("latency", str(_latency(module, graph, data.example(2), settings))))
     show_facts(str(network), rows)
+
+
+def _check_fit(module: nn.Module, data: DataSplits) -> None:
+    """Run the network once on the data.
+
+    Raises:
+        ModelError: it cannot take them.
+    """
+    import torch
+
+    try:
+        with torch.no_grad():
+            module(data.example(2))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"the network cannot take samples of {data.name!r} (shape {list(data.input_shape)}): {reason}"
+        ) from error
 
 
 def _traced(module: nn.Module, example: Tensor) -> LayerGraph | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import SettingsError
+from autoprune.errors import SettingsError, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,6 +138,10 @@ def _refuse_other(settings: BasePart, stored: StoredNetwork) -> None:
 
 
 def _default_model(data: str) -> str:
+    from autoprune.data import DATASETS
+
+    if ":" not in data and data not in DATASETS:
+        raise unknown_name("dataset", data, DATASETS)
     if data not in DEFAULT_MODELS:
         raise SettingsError(f"no default model for data {data!r}; choose one with --model ('autoprune list models')")
     return DEFAULT_MODELS[data]

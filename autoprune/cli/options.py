@@ -60,8 +60,13 @@ def command(
     parameters.append(_config())
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     body.__annotations__ = {p.name: p.annotation for p in parameters}
-    body.__doc__ = run.__doc__
+    body.__doc__ = _paragraphs(inspect.getdoc(run) or "")
     app.command(name or cls.command)(body)
+
+
+def _paragraphs(text: str) -> str:
+    """Text whose paragraphs are single lines: the terminal decides where they break."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def _ordered(cls: type[Settings]) -> list[tuple[str, FieldInfo]]:

@@ -157,10 +157,11 @@ def _stored(out: Path) -> list[tuple[str, str]]:
 
 
 def _next(result: SearchResult, out: Path) -> list[str]:
-    lines = []
-    if result.best is not None:
-        lines = [f"autoprune evaluate {out / BEST}", f"autoprune export {out / BEST} --format onnx"]
-    lines.append(f"autoprune study show {out}")
+    lines = [f"autoprune study show {out}"]
+    if (out / BEST / "model.safetensors").exists() and not result.interrupted:
+        lines = [f"autoprune evaluate {out / BEST}", f"autoprune export {out / BEST} --format onnx", *lines]
+    elif result.best is not None:
+        lines = [f"autoprune study export {out}", *lines]
     if (out / "study.db").exists():
         lines.append(f"optuna-dashboard sqlite:///{out / 'study.db'}")
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -57,17 +57,13 @@ def check(settings: SearchSettings, opened: Opened, out: Path) -> None:
     Raises:
         AutopruneError: unknown names, a budget that cannot be met, a storage that cannot be opened, another network.
     """
-    from autoprune.costs import Budget
-    from autoprune.errors import unknown_name
-    from autoprune.search import CONTROLLERS, PRUNERS
+    from autoprune.search.running import checked
 
-    if settings.controller not in CONTROLLERS:
-        raise unknown_name("controller", settings.controller, CONTROLLERS)
-    if settings.pruner is not None and settings.pruner not in PRUNERS:
-        raise unknown_name("pruner", settings.pruner, PRUNERS)
-    CONTROLLERS[settings.controller].check(settings.pareto, settings.controller_options)
     objective = objective_for(settings, opened, None)
-    space_of(settings, objective).profile(objective, Budget.parse(settings.budget).analytic)
+    values = asked(settings, objective)
+    request = checked(objective, metrics=values.pop("pareto"), **values)
+    if request.budget is not None:
+        request.space.profile(objective, request.budget.analytic)
     _check_storage(settings, out)
     _check_folder(opened, out)
 
@@ -148,24 +144,31 @@ def searched(settings: SearchSettings, opened: Opened, objective: Objective, out
     with Watch(settings.trials) as watch:
         return search(
             objective,
-            budget=settings.budget or None,
-            controller=settings.controller,
-            trials=settings.trials,
+            **asked(settings, objective),
             run_dir=out,
             storage=settings.storage,
             study_name=settings.study_name,
-            space=space_of(settings, objective),
-            seed=settings.seed,
-            pruner=settings.pruner,
-            handling=settings.handling,
-            pareto=settings.pareto,
-            workers=settings.workers,
-            timeout_s=settings.timeout_s,
-            options=settings.controller_options,
             progress=watch,
             spec=opened.spec,
             test=settings.test,
         )
+
+
+def asked(settings: SearchSettings, objective: Objective) -> dict[str, Any]:
+    """What the settings ask of a search, as arguments of :func:`autoprune.search.search`."""
+    return {
+        "budget": settings.budget or None,
+        "controller": settings.controller,
+        "trials": settings.trials,
+        "space": space_of(settings, objective),
+        "pareto": settings.pareto,
+        "handling": settings.handling,
+        "pruner": settings.pruner,
+        "seed": settings.seed,
+        "workers": settings.workers,
+        "timeout_s": settings.timeout_s,
+        "options": settings.controller_options,
+    }
 
 
 command(app, SearchSettings, run)
