@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from autoprune.calibration import LayerStats, Need, collect
 from autoprune.data.splits import Split
-from autoprune.errors import BudgetError, MethodError, UnknownNameError
+from autoprune.errors import BudgetError, MethodError, PlanError, UnknownNameError
 from autoprune.graph import LayerGraph
 from autoprune.methods import COMBINE, METHODS, Member, recipe
 from autoprune.plan import Pattern
-from autoprune.ranking import Ranker, smallest_prefix
+from autoprune.ranking import Ranker, global_weights, smallest_prefix
 from autoprune.ranking.members import as_stored, group_members, weight_member
 from autoprune.seeding import generator
 from autoprune.tracing import trace
@@ -340,6 +340,33 @@ def test_magnitude_by_layer_and_global() -> None:
     with pytest.raises(BudgetError, match=r"exceeded even when 1 of 4 units of 2 groups are removed"):
         ranker.global_removed(names, "magnitude", half, **raw)
     assert ranker.global_removed(names, "magnitude", half, pattern="weight", floor=1) == {"first": 1, "second": 1}
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.2, 0.4])
+def test_a_plan_of_global_magnitude_removes_the_smallest_of_all(case, sparsity: float) -> None:
+    model, graph, _ = case
+    ranker = Ranker(model, graph)
+    plan = global_weights(ranker, sparsity, floor=1)
+    masks = {d.layer: ranker.weight_mask(d.layer, d.method, d.sparsity) for d in plan.decisions}
+    total = sum(model.get_submodule(n).weight.numel() for n in graph.weight_layers)
+    gone = torch.cat(
+        [model.get_submodule(n).weight.detach()[~mask].abs() for n, mask in masks.items()] or [torch.zeros(0)]
+    )
+    assert len(gone) == math.floor(sparsity * total + 0.5)
+    every = torch.cat([model.get_submodule(n).weight.detach().abs().flatten() for n in graph.weight_layers])
+    torch.testing.assert_close(gone.sort().values, every.sort().values[: len(gone)], rtol=0, atol=0, check_dtype=False)
+
+
+def test_a_plan_of_global_magnitude_leaves_every_layer_a_weight_for_each_output(case) -> None:
+    model, graph, _ = case
+    plan = global_weights(Ranker(model, graph), 0.9)
+    for decision in plan.decisions:
+        shape = graph.layer(decision.layer).weight_shape
+        assert math.prod(shape) - round(decision.sparsity * math.prod(shape)) >= (
+            6 if decision.layer == "up" else shape[0]
+        )
+    with pytest.raises(PlanError, match="leave one with fewer than one for each output; lower it"):
+        global_weights(Ranker(model, graph), 0.999)
 
 
 def test_a_global_ranking_meets_a_budget_of_macs(case) -> None:

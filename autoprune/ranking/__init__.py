@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from autoprune.ranking.plans import global_weights
 from autoprune.ranking.pooling import smallest_prefix
 from autoprune.ranking.ranker import Ranker
 
-__all__ = ["Ranker", "smallest_prefix"]
+__all__ = ["Ranker", "global_weights", "smallest_prefix"]
