@@ -22,7 +22,7 @@ from autoprune.artifacts import network_digest
 from autoprune.candidates import Candidates
 from autoprune.costs import Cost, CostModel, Latency, LatencySettings, measure_latency
 from autoprune.data import DataSplits
-from autoprune.errors import DataError, unknown_name
+from autoprune.errors import DataError, ModelError, unknown_name
 from autoprune.evaluation import DTYPES, EvalSet, Evaluation
 from autoprune.graph import LayerGraph
 from autoprune.hardware import batch_size
@@ -53,7 +53,7 @@ class Objective:
 
     Raises:
         GraphError: the network cannot be traced.
-        ModelError: it does not return logits for the data's classes.
+        ModelError: a weight is NaN or infinite, or it does not return logits for the data's classes.
         DataError: an empty validation or calibration split.
     """
 
@@ -75,6 +75,7 @@ class Objective:
             raise DataError(f"data {data.name!r} need at least one validation and one calibration sample")
         if self.settings.tune_allocator:
             keep_memory()
+        _check_finite(model)
         graph = trace(model, data.example() if example is None else example) if graph is None else graph
         dense = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
         folder = None if cache_dir is None else Path(cache_dir)
@@ -213,3 +214,9 @@ class Objective:
         samples = EvalSet(self.data.validation, dtype=DTYPES[name], batch=self.batch, order_seed=self.settings.seed)
         measure = None if self.settings.latency is None else self.measure
         return Judge(self._candidates, self._costs, self.data, samples, name, measure)
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"{name!r} of the network holds NaN or infinity; train the network again")

@@ -394,9 +394,14 @@ def test_a_dense_network_that_cannot_be_judged_is_the_users_error(data):
     before = Objective(network, data)
     with torch.no_grad():
         network[3].bias[0] = torch.nan
-    with pytest.raises(ModelError, match="the dense network cannot be judged: the loss is NaN"):
-        Objective(network, data)(Plan.uniform(before.graph))
+    with pytest.raises(ModelError, match="'3.bias' of the network holds NaN or infinity"):
+        Objective(network, data)
     assert before.dense.ok  # it holds a copy
+    overflows = nn.Sequential(network[:3], nn.Linear(8, 10))
+    overflows[1].weight.data.fill_(3e38)
+    objective = Objective(overflows, data, graph=_graph(overflows, data))
+    with pytest.raises(ModelError, match="the dense network cannot be judged: the loss is"):
+        objective(Plan.uniform(objective.graph))
 
 
 def test_plans_that_do_not_fit_are_refused_before_any_work(plain):
