@@ -394,7 +394,7 @@ def test_a_dense_network_that_cannot_be_judged_is_the_users_error(data):
     before = Objective(network, data)
     with torch.no_grad():
         network[3].bias[0] = torch.nan
-    with pytest.raises(ModelError, match="'3.bias' of the network holds NaN or infinity"):
+    with pytest.raises(ModelError, match=r"'3\.bias' of the network holds NaN or infinity"):
         Objective(network, data)
     assert before.dense.ok  # it holds a copy
     overflows = nn.Sequential(network[:3], nn.Linear(8, 10))
