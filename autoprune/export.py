@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from autoprune.artifacts import named_tensors, read_tensors, tensors_digest, write_tensors
 from autoprune.errors import ArtifactError, MissingExtraError, ModelError, unknown_name
 from autoprune.files import write_bytes
+from autoprune.tensors import named_tensors, read_tensors, tensors_digest, write_tensors
 from autoprune.train_loop import modes_kept
 
 Example: TypeAlias = "Tensor | tuple[Any, ...] | Mapping[str, Any]"

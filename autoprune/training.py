@@ -16,23 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from autoprune.artifacts import (
-    MODEL_JSON,
-    NetworkSpec,
-    named_tensors,
-    put_tensors,
-    read_network,
-    read_tensors,
-    save_network,
-    tensors_digest,
-    write_tensors,
-)
+from autoprune.artifacts import MODEL_JSON, NetworkSpec, read_network, save_network
 from autoprune.deploy import deployed
 from autoprune.errors import ArtifactError, TrainingDiverged
 from autoprune.evaluation import EvalSet, Evaluation, NotFinite
 from autoprune.files import write_text
 from autoprune.recipes import TrainSettings
 from autoprune.seeding import seeded
+from autoprune.tensors import named_tensors, put_tensors, read_tensors, tensors_digest, write_tensors
 from autoprune.train_loop import TrainLoop
 
 if TYPE_CHECKING:
