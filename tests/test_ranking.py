@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autoprune.calibration import LayerStats, Need, collect
 from autoprune.data.splits import Split
 from autoprune.errors import BudgetError, MethodError, PlanError, UnknownNameError
-from autoprune.graph import LayerGraph
+from autoprune.graph import Group, LayerGraph, Role, Slot
 from autoprune.methods import COMBINE, METHODS, Member, recipe
 from autoprune.plan import Pattern
 from autoprune.ranking import Ranker, global_weights, smallest_prefix
@@ -79,6 +79,15 @@ def test_a_unit_of_several_rows_is_one_row() -> None:
     (member,) = group_members(graph.group("first"), dict(model.named_parameters()), {})
     assert member.positions.shape == (6, 4)
     assert torch.equal(member.weight, model.first.weight.double().view(6, 16))
+
+
+def test_a_unit_that_nothing_makes_is_judged_by_what_consumes_it() -> None:
+    weight = torch.randn(3, 4, generator=generator(0))
+    slot = Slot("out.weight", "out", 1, Role.IN, torch.arange(4)[:, None])
+    (member,) = group_members(Group("constant", Pattern.CHANNEL, 4, (slot,)), {"out.weight": weight}, {})
+    assert torch.equal(member.weight, weight.T.double())
+    with pytest.raises(MethodError, match="group 'none' has no weights by which its units could be ranked"):
+        group_members(Group("none", Pattern.CHANNEL, 4, ()), {}, {})
 
 
 def test_layers_combine_as_shares_so_that_scale_does_not_matter(case) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from autoprune.graph import LayerGraph, Role, Slot
+from autoprune.graph import Group, LayerGraph, Role, Slot
 from autoprune.plan import Pattern
 
 
@@ -55,16 +55,20 @@ def gates(model: nn.Module, graph: LayerGraph, layers: Collection[str]) -> list[
     parameters = dict(model.named_parameters(remove_duplicate=False))
     norms = dict(graph.norms)
     found: dict[tuple[str, int], Gate] = {}
-    for slot in _scored(graph):
+    for slot in (slot for group in graph.groups.values() for slot in scored_slots(group)):
         key = (slot.tensor, slot.dim)
         if slot.layer in layers and slot.tensor in parameters and key not in found:
             found[key] = _gate(slot, parameters, norms.get(slot.layer))
     return list(found.values())
 
 
-def _scored(graph: LayerGraph) -> Iterator[Slot]:
-    for group in graph.groups.values():
-        yield from group.consumers if group.pattern is Pattern.INPUT else group.producers
+def scored_slots(group: Group) -> tuple[Slot, ...]:
+    """Where the weights stand by which units are judged: what makes them, or for inputs what consumes them.
+
+    A group that nothing makes (a learned constant) is judged by what consumes it.
+    """
+    first, second = group.producers, group.consumers
+    return (second or first) if group.pattern is Pattern.INPUT else (first or second)
 
 
 def _gate(slot: Slot, parameters: Mapping[str, Tensor], norm: str | None) -> Gate:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from autoprune.calibration.gradients import scored_slots
 from autoprune.calibration.stats import LayerStats
 from autoprune.errors import MethodError
 from autoprune.graph import Group, LayerGraph, Role
 from autoprune.methods.base import Member
-from autoprune.plan import Pattern
 
 
 def group_members(group: Group, tensors: Mapping[str, Tensor], stats: Mapping[str, LayerStats]) -> list[Member]:
@@ -20,11 +20,10 @@ def group_members(group: Group, tensors: Mapping[str, Tensor], stats: Mapping[st
     The ``k`` rows of a unit in one layer become one row of ``F`` entries.
 
     Raises:
-        MethodError: no layer makes the units.
+        MethodError: no weights make or consume the units.
     """
-    slots = group.consumers if group.pattern is Pattern.INPUT else group.producers
     members = []
-    for slot in slots:
+    for slot in scored_slots(group):
         rows = tensors[slot.tensor].detach().cpu().movedim(slot.dim, 0)[slot.positions]  # [U, k, ...]
         weight = rows.reshape(group.size, -1).to(torch.float64)  # [U, F]
         members.append(Member(slot.layer, weight, stats.get(slot.layer), slot.positions, slot.tensor, slot.dim))

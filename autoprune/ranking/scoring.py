@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from autoprune.calibration.gradients import scored_slots
 from autoprune.calibration.stats import LayerStats, Need, stats_digest
 from autoprune.errors import MethodError
 from autoprune.graph import Group, LayerGraph
@@ -87,7 +88,7 @@ class Scorer:
 
     def _can(self, group: Group, method: Method) -> bool:
         stats = self._stats(method.needs)
-        slots = group.consumers if group.pattern is Pattern.INPUT else group.producers
+        slots = scored_slots(group)
         seen = all(s.layer in stats and stats[s.layer].has(need) for s in slots for need in method.needs)
         return bool(slots) and group.pattern in method.patterns and seen
 
