@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.allocator import keep_memory
+from autoprune.allocator import keep_few_kernels, keep_memory
 from autoprune.applied import PrunedModel
 from autoprune.artifacts import network_digest
 from autoprune.candidates import Candidates
@@ -75,6 +75,7 @@ class Objective:
             raise DataError(f"data {data.name!r} need at least one validation and one calibration sample")
         if self.settings.tune_allocator:
             keep_memory()
+            keep_few_kernels(model)
         _check_finite(model)
         graph = trace(model, data.example() if example is None else example) if graph is None else graph
         dense = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
