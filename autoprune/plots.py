@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from autoprune.report.content import Bar, Point
     from autoprune.sensitivity import Curve, Sensitivity
 
-KEPT, REMOVED, ACCENT, QUIET, BAD = "#2f6db5", "#dfe5ec", "#d9622b", "#8b98a5", "#c0392b"
+KEPT, REMOVED, ACCENT, QUIET, BAD, INK = "#2f6db5", "#dfe5ec", "#d9622b", "#8b98a5", "#c0392b", "#1c2733"
 DOTS_PER_INCH = 130
 MOST_LINES = 16
 
@@ -35,7 +35,7 @@ def bars(layers: Sequence[Bar], title: str = "Units kept in each group") -> Figu
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     axes.set_title(_plain(title), loc="left", fontsize=10, fontweight="bold")
-    axes.legend(loc="upper right", bbox_to_anchor=(1.0, -0.05), ncols=2, frameon=False, fontsize=8)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=8)
     return figure
 
 
@@ -89,9 +89,14 @@ def history(points: Sequence[Point], title: str = "Trials in order") -> Figure:
     """Accuracy of every trial, those over budget apart, and the best so far as a step."""
     figure, axes = _canvas(8.0, 4.0)
     fits = [p for p in points if p.accuracy is not None and p.feasible]
-    over = [p for p in points if p.accuracy is not None and not p.feasible]
-    axes.scatter([p.number for p in over], [p.accuracy or 0.0 for p in over], color=QUIET, s=16, label="over budget")
-    axes.scatter([p.number for p in fits], [p.accuracy or 0.0 for p in fits], color=KEPT, s=16, label="within budget")
+    for name, chosen, color, marker in (
+        ("over budget", [p for p in points if p.accuracy is not None and not p.feasible], QUIET, "o"),
+        ("within budget", [p for p in fits if not p.baseline], KEPT, "o"),
+        ("baselines", [p for p in fits if p.baseline], INK, "D"),
+    ):
+        if chosen:
+            xs, ys = [p.number for p in chosen], [p.accuracy or 0.0 for p in chosen]
+            axes.scatter(xs, ys, color=color, s=18, marker=marker, label=name)
     if fits:
         axes.step(*best_so_far(fits), where="post", color=ACCENT, linewidth=1.4, label="best so far")
     _label(axes, title, "trial", "validation accuracy")
@@ -155,7 +160,7 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4)
 
 
 def _plain(text: str) -> str:

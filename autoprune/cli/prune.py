@@ -26,7 +26,8 @@ def run(settings: PruneSettings) -> None:
     Say how much with --sparsity, with --budget, or with --plan.
     """
     from autoprune.cli.opening import default_folder, latency_of, made_with, objective_of, open_base, use_threads
-    from autoprune.cli.results import bars_of, row_of, show_bars, show_rows, sizes_of, store
+    from autoprune.cli.results import row_of, show_bars, show_rows, store
+    from autoprune.report import bars_of, sizes_of
 
     use_threads(settings.threads)
     if settings.base is None:

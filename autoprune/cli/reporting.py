@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.cli.console import say
-from autoprune.cli.results import bars_of, show_bars, show_rows, sizes_of
-from autoprune.report import Point, Report, Row, write_report
+from autoprune.cli.results import show_bars, show_rows
+from autoprune.report import Report, counted, report_of, write_report
 from autoprune.report.format import duration
 
 if TYPE_CHECKING:
     from autoprune.cli.opening import Opened
     from autoprune.graph import LayerGraph
-    from autoprune.search import Row as Found
-    from autoprune.search import SearchResult, TrialRecord
+    from autoprune.search import SearchResult
     from autoprune.settings import SearchSettings
 
 REPORT, RESULT, PICTURE, BEST = "report.html", "result.json", "plan.png", "best"
@@ -32,42 +31,24 @@ def write_files(report: Report, result: SearchResult, out: Path, wall_s: float) 
     write_report(report, out / REPORT)
 
 
-def report_of(result: SearchResult, settings: SearchSettings, opened: Opened, graph: LayerGraph) -> Report:
-    """The report of a search."""
-    budget = str(result.budget or "no budget")
-    metric = result.metrics[0] if result.metrics else (result.budget.metrics[0] if result.budget else "macs")
-    outcome = None if result.best is None else result.best.outcome
-    return Report(
-        title=f"{opened.spec.factory} on {opened.data.name}: {budget}",
-        facts=_facts(result, settings, opened, budget),
-        rows=tuple(row_of(row, result) for row in result.rows),
-        points=tuple(_point(record, result) for record in result.trials if record.finished),
-        bars=() if outcome is None else bars_of(outcome, sizes_of(graph)),
-        metric=metric,
-        notes=(_meaning(settings, len(opened.data.validation)), *result.notes),
+def described(result: SearchResult, settings: SearchSettings, opened: Opened, graph: LayerGraph) -> Report:
+    """The report of a search from the command line."""
+    samples = f"{len(opened.data.validation)} validation samples"
+    retrained = (
+        f"after {settings.retrain_steps} steps of retraining" if settings.retrain_steps else "without retraining"
     )
-
-
-def row_of(found: Found, result: SearchResult) -> Row:
-    """One line of the result table."""
-    outcome, cost = found.outcome, found.cost
-    records = {record.number: record for record in result.trials}
-    record = None if found.trial is None else records.get(found.trial)
-    stages = {} if outcome is None else outcome.stages
-    return Row(
-        name=found.name,
-        accuracy=found.accuracy,
-        pruned=stages.get("pruned"),
-        recalibrated=stages.get("recalibrated"),
-        retrained=stages.get("retrained"),
-        test=found.test,
-        macs=None if cost is None else cost.macs,
-        params=None if cost is None else cost.params,
-        bytes=None if cost is None else cost.bytes,
-        latency_ms=found.latency_ms,
-        fits=None if record is None or result.budget is None else record.feasible,
-        trial=found.trial,
-        note=found.note,
+    latency = f"latency at batch {settings.latency_batch} on {settings.latency_threads} thread(s)"
+    return report_of(
+        result,
+        graph,
+        title=f"{opened.spec.factory} on {opened.data.name}: {result.budget or 'no budget'}",
+        facts=(
+            ("network", opened.spec.factory),
+            ("digest of the network", opened.stored.digest if opened.stored else ""),
+            ("data", f"{opened.data.name}, {samples}"),
+            ("retraining", f"{settings.retrain_steps} steps"),
+        ),
+        notes=(f"Accuracy on {samples}, {retrained}; {latency}.",),
     )
 
 
@@ -111,7 +92,7 @@ def show_result(report: Report, result: SearchResult) -> None:
 
 def show_stored(result: SearchResult, out: Path) -> None:
     """Where everything is, and what can be done next."""
-    say(f"\n{_sum(result)} in {duration(result.wall_s)}. Stored in {out}:")
+    say(f"\n{counted(result)} in {duration(result.wall_s)}. Stored in {out}:")
     for name, what in _stored(out):
         say(f"  {name:<22} {what}")
     say("Next:")
@@ -134,11 +115,6 @@ def _show_front(result: SearchResult) -> None:
         if r.outcome is not None
     ]
     show_table("Pareto front", ("trial", "accuracy", *(f"{m} of dense" for m in result.metrics)), rows)
-
-
-def _sum(result: SearchResult) -> str:
-    counts = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items()))
-    return f"{len(result.trials)} trials ({counts})"
 
 
 def _stored(out: Path) -> list[tuple[str, str]]:
@@ -165,37 +141,3 @@ def _next(result: SearchResult, out: Path) -> list[str]:
     if (out / "study.db").exists():
         lines.append(f"optuna-dashboard sqlite:///{out / 'study.db'}")
     return lines
-
-
-def _facts(result: SearchResult, settings: SearchSettings, opened: Opened, budget: str) -> tuple[tuple[str, str], ...]:
-    return (
-        ("network", opened.spec.factory),
-        ("data", f"{opened.data.name}, {len(opened.data.validation)} validation samples"),
-        ("budget", budget),
-        ("controller", f"{result.controller}, seed {result.seed}"),
-        ("trials", _sum(result)),
-        ("retraining", f"{settings.retrain_steps} steps"),
-        ("study", f"{result.study_name} in {result.storage}"),
-        ("digest of the network", opened.stored.digest if opened.stored else ""),
-    )
-
-
-def _meaning(settings: SearchSettings, samples: int) -> str:
-    retrained = (
-        f"after {settings.retrain_steps} steps of retraining" if settings.retrain_steps else "without retraining"
-    )
-    latency = f"latency at batch {settings.latency_batch} on {settings.latency_threads} thread(s)"
-    return f"Accuracy on {samples} validation samples, {retrained}; {latency}."
-
-
-def _point(record: TrialRecord, result: SearchResult) -> Point:
-    outcome = record.outcome
-    return Point(
-        number=record.number,
-        accuracy=record.accuracy if record.status in ("ok", "stopped") else None,
-        ratios={} if outcome is None else dict(outcome.ratios),
-        feasible=record.feasible,
-        status=record.status,
-        source=record.baseline or record.controller,
-        front=record.number in {r.number for r in result.front},
-    )

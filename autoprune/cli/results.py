@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from autoprune.applied import PrunedModel
     from autoprune.cli.opening import Opened
     from autoprune.costs import Budget, LatencySettings
-    from autoprune.graph import LayerGraph
     from autoprune.objective import Objective
     from autoprune.outcome import Outcome
 
@@ -68,27 +67,6 @@ def used_columns(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, 
     if not any(row.retrained is not None for row in rows):
         kept = [i for i in kept if COLUMNS[i] != "after pruning"]
     return tuple(COLUMNS[i] for i in kept), [tuple(line[i] for i in kept) for line in cells]
-
-
-def bars_of(outcome: Outcome, sizes: Mapping[str, int]) -> tuple[Bar, ...]:
-    """Groups and the units that the plan of ``outcome`` leaves; ``sizes`` are those of the dense network, in order."""
-    layers = {layer.name: layer for layer in outcome.layers}
-    names = [*sizes, *(name for name in layers if name not in sizes)]
-    if all(layer.pattern == "weight" for layer in layers.values()) and layers:
-        names = list(layers)  # single weights: layers, not groups
-    bars = []
-    for name in names:
-        layer = layers.get(name)
-        if layer is None:
-            bars.append(Bar(name, sizes[name], sizes[name]))
-        else:
-            bars.append(Bar(name, layer.size, layer.size - layer.removed, layer.method))
-    return tuple(bars)
-
-
-def sizes_of(graph: LayerGraph) -> dict[str, int]:
-    """Units of every group that can be pruned, inputs aside."""
-    return {group.name: group.size for group in graph.prunable if group.pattern.value != "input"}
 
 
 def show_bars(bars: Sequence[Bar]) -> None:

@@ -31,7 +31,7 @@ def run(settings: SearchSettings) -> None:
     more --trials continue it. Ctrl-C ends it with what it has.
     """
     from autoprune.cli.opening import default_folder, made_with, open_base, use_threads
-    from autoprune.cli.reporting import report_of, show_result, show_stored, write_files
+    from autoprune.cli.reporting import described, show_result, show_stored, write_files
 
     started = time.monotonic()
     use_threads(settings.threads)
@@ -42,7 +42,7 @@ def run(settings: SearchSettings) -> None:
     opened = with_base(settings, opened, out / BASE)
     objective = objective_for(settings, opened, out / CACHE)
     result = searched(settings, opened, objective, out)
-    report = report_of(result, settings, opened, objective.graph)
+    report = described(result, settings, opened, objective.graph)
     show_result(report, result)
     write_files(report, result, out, time.monotonic() - started)
     show_stored(result, out)

@@ -81,7 +81,8 @@ def best(where: Where, name: Name = None) -> None:
 
 def show_trial(study: StoredStudy, record: TrialRecord) -> None:
     """One trial: what became of it, and what it left of each group."""
-    from autoprune.cli.results import bars_of, show_bars
+    from autoprune.cli.results import show_bars
+    from autoprune.report import bars_of
 
     outcome = record.outcome
     facts = [

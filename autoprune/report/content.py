@@ -54,7 +54,7 @@ class Point:
         ratios: cost over the dense network's, by metric.
         feasible: whether it meets the budget.
         status: ``ok``, ``failed`` or ``stopped``.
-        source: the baseline or controller that proposed it.
+        source: the baseline or controller that proposed it; ``baseline``: whether it is one of the first.
         front: whether nothing is better in everything.
     """
 
@@ -64,6 +64,7 @@ class Point:
     feasible: bool = True
     status: str = "ok"
     source: str = ""
+    baseline: bool = False
     front: bool = False
 
 

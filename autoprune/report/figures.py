@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from autoprune.plots import ACCENT, BAD, KEPT, QUIET, REMOVED, best_so_far
+from autoprune.plots import ACCENT, BAD, INK, KEPT, QUIET, REMOVED, best_so_far
 from autoprune.report.content import Bar, Point
 
 if TYPE_CHECKING:
@@ -37,13 +37,15 @@ def history(points: Sequence[Point]) -> Figure:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    fits = [p for p in points if p.feasible and p.accuracy is not None]
-    for name, chosen, color in (
-        ("over budget", [p for p in points if not p.feasible and p.accuracy is not None], QUIET),
-        ("within budget", fits, KEPT),
+    judged = [p for p in points if p.accuracy is not None]
+    fits = [p for p in judged if p.feasible]
+    for name, chosen, color, symbol in (
+        ("over budget", [p for p in judged if not p.feasible], QUIET, "circle"),
+        ("within budget", [p for p in fits if not p.baseline], KEPT, "circle"),
+        ("baselines", [p for p in fits if p.baseline], INK, "diamond"),
     ):
         if chosen:
-            figure.add_trace(_dots(name, [p.number for p in chosen], chosen, color))
+            figure.add_trace(_dots(name, [p.number for p in chosen], chosen, color, symbol))
     if fits:
         xs, ys = best_so_far(fits)
         line = {"color": ACCENT, "shape": "hv"}
@@ -69,7 +71,7 @@ def front(points: Sequence[Point], metric: str) -> Figure:
     return figure
 
 
-def _dots(name: str, xs: Sequence[float], points: Sequence[Point], color: str) -> Any:
+def _dots(name: str, xs: Sequence[float], points: Sequence[Point], color: str, symbol: str = "circle") -> Any:
     import plotly.graph_objects as go
 
     return go.Scatter(
@@ -77,7 +79,7 @@ def _dots(name: str, xs: Sequence[float], points: Sequence[Point], color: str) -
         y=[p.accuracy for p in points],
         mode="markers",
         name=name,
-        marker={"color": color, "size": 8},
+        marker={"color": color, "size": 8, "symbol": symbol},
         hovertext=[_told(p) for p in points],
         hoverinfo="text",
     )
@@ -114,8 +116,8 @@ def _style(figure: Figure, x: str, y: str, *, height: int = 380) -> None:
     figure.update_layout(
         template="plotly_white",
         height=height,
-        margin={"l": 60, "r": 20, "t": 20, "b": 50},
-        legend={"orientation": "h", "y": 1.08},
+        margin={"l": 60, "r": 20, "t": 50, "b": 50},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"},
         xaxis_title=x,
         yaxis_title=y,
         font={"family": "system-ui, sans-serif", "size": 13},
