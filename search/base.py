@@ -81,6 +81,7 @@ class Context:
         metrics: costs that are objectives beside accuracy; empty for a single objective.
         seed: of the search.
         trials: how many the controller may propose in all.
+        shifted: whether proposals are shifted onto the budget, so that next to none misses it.
         cache_dir: folder for what is worth keeping, ``None`` for none.
         options: of the controller, checked by it.
         notice: says what is being done, to a user who waits: (what, done, of how many).
@@ -93,6 +94,7 @@ class Context:
     metrics: tuple[str, ...] = ()
     seed: int = 0
     trials: int = 50
+    shifted: bool = True
     cache_dir: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     notice: Callable[[str, int, int], None] = _unheard

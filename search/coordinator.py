@@ -108,11 +108,11 @@ class Coordinator:
             self._take(done)
 
     def _restore(self, record: TrialRecord) -> None:
-        parts, mirror = self.parts, self.parts.context.mirror
+        parts = self.parts
         mine = record.controller == parts.controller.name and not record.baseline
         if mine and getattr(parts.proposer, "replay", False):
             parts.proposer.propose(record.number)  # its marks on the trial, not its values
-        mirror.settle(record.number, record.values, record.violations)
+        self._settle(record)
         self.records[record.number] = record
         if not record.finished:
             self._queue.append(record)
@@ -178,8 +178,14 @@ class Coordinator:
             baseline=baseline,
             seed=context.seed,
         )
-        context.mirror.settle(number, values, record.violations)
+        self._settle(record)
         return self._begin(record)
+
+    def _settle(self, record: TrialRecord) -> None:
+        self.parts.context.mirror.settle(record)
+        adopt = getattr(self.parts.proposer, "adopt", None)
+        if record.baseline and adopt is not None:
+            adopt(record.number)
 
     def _begin(self, record: TrialRecord) -> TrialRecord:
         self.parts.ledger.begin(record, self.parts.context.mirror.distributions)

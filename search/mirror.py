@@ -14,7 +14,7 @@ a search that was killed goes on as if it had not been.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from autoprune.search.storage import quiet
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
 
     from autoprune.space import SearchSpace
 
@@ -51,6 +52,7 @@ class Mirror:
         self.metrics = tuple(metrics)
         self.distributions = distributions(space)
         self.lessons = Lessons()
+        self._baselines: list[int] = []
         self.storage = optuna.storages.InMemoryStorage()
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * (len(self.metrics) - 1)]
         with quiet():
@@ -73,18 +75,28 @@ class Mirror:
         with quiet():
             return dict(self.study.ask(self.distributions).params)
 
-    def settle(self, number: int, values: Mapping[str, float | str], violations: Mapping[str, float]) -> None:
-        """Open trial ``number`` at ``values``, or move it there when a sampler has opened it."""
-        if number == self.next_number:
+    def settle(self, record: TrialRecord) -> None:
+        """Open a trial at its point, or move it there when a sampler has opened it."""
+        if record.number == self.next_number:
             self.storage.create_new_trial(self.study._study_id)
-        trial = self._id(number)
-        for name, value in values.items():
+        trial = self._id(record.number)
+        for name, value in record.values.items():
             distribution = self.distributions[name]
             self.storage.set_trial_param(trial, name, distribution.to_internal_repr(value), distribution)
+        if record.baseline:
+            self._baselines.append(record.number)
         if self.lessons.constraints:
-            for key, value in constraint_attributes(violations).items():
+            for key, value in constraint_attributes(record.violations).items():
                 if ":" in key:  # the old key beside it would count every constraint twice
                     self.storage.set_trial_system_attr(trial, key, value)
+
+    def trial(self, number: int) -> FrozenTrial:
+        """A trial as samplers see it."""
+        return self.storage.get_trial(self._id(number))
+
+    def baselines(self) -> list[FrozenTrial]:
+        """The baselines so far."""
+        return [self.trial(number) for number in self._baselines]
 
     def tell(self, record: TrialRecord) -> None:
         """Finish a trial: what samplers and pruners learn from it."""

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import SettingsError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 GRID_LIMIT = 20_000
+SIGMA = 0.1  # first step of CMA-ES as a share of each range: it starts from the best baseline, not from nowhere
 POPULATION = 20  # Optuna's default of 50 would leave a search of 50 trials in its first, random generation
 
 Make = Callable[[int, Context], "BaseSampler"]
@@ -45,10 +46,11 @@ def _no_notes() -> Iterator[None]:
 class OptunaProposer:
     """One of Optuna's samplers at work."""
 
-    def __init__(self, context: Context, make: Make, lessons: Lessons, *, replay: bool, warm: bool = False) -> None:
-        self._context, self._make = context, make
+    def __init__(self, context: Context, make: Make, lessons: Lessons, *, replay: bool) -> None:
+        self._context, self._make, self.replay = context, make, replay
+        if context.shifted:
+            lessons = replace(lessons, constraints=False)  # they all hold, and would cost a model each
         context.mirror.lessons = lessons
-        self.replay, self._warm = replay, warm
 
     def propose(self, number: int) -> Point | None:
         """Let the sampler open the next trial of the mirrored study."""
@@ -60,8 +62,15 @@ class OptunaProposer:
     def tell(self, record: TrialRecord) -> None:
         """The mirror has it already."""
 
+    def adopt(self, number: int) -> None:
+        """Take a baseline in as if the sampler had proposed it: genetic samplers breed from what is in a generation."""
+        generation = getattr(self._sampler(number), "get_trial_generation", None)
+        if generation is not None:
+            generation(self._context.mirror.study, self._context.mirror.trial(number))
+
     def _sampler(self, number: int) -> BaseSampler:
-        return self._make(derive(self._context.seed, "sampler", number) % 2**32, self._context)
+        with _no_notes():
+            return self._make(derive(self._context.seed, "sampler", number) % 2**32, self._context)
 
 
 class GridProposer(OptunaProposer):
@@ -72,6 +81,21 @@ class GridProposer(OptunaProposer):
         if self._sampler(number).is_exhausted(self._context.mirror.study):  # type: ignore[attr-defined]
             return None
         return super().propose(number)
+
+
+class GaussianProposer(OptunaProposer):
+    """As above, on one thread: its matrices are small, and sums of several threads are not the same every time."""
+
+    def propose(self, number: int) -> Point | None:
+        """The point that promises most."""
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return super().propose(number)
+        finally:
+            torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -121,7 +145,18 @@ def _tpe(seed: int, context: Context) -> BaseSampler:
 def _cmaes(seed: int, context: Context) -> BaseSampler:
     from optuna.samplers import CmaEsSampler
 
-    return _static(CmaEsSampler, context, numbers_only=True)(seed=seed, warn_independent_sampling=False)  # type: ignore[no-any-return]
+    start = _best_point(context)
+    named = {} if start is None else {"x0": start, "sigma0": float(context.options.get("sigma", SIGMA))}
+    kind = _static(CmaEsSampler, context, numbers_only=True)
+    return kind(seed=seed, warn_independent_sampling=False, **named)  # type: ignore[no-any-return]
+
+
+def _best_point(context: Context) -> dict[str, float] | None:
+    """Sparsities of the best baseline, from which CMA-ES starts; ``None`` where none was evaluated."""
+    names = [f"sparsity/{g.name}" for g in context.space.groups]
+    found = [t for t in context.mirror.baselines() if t.value is not None]
+    best = max(found, key=lambda t: float(t.value or 0.0), default=None)
+    return None if best is None else {name: float(best.params[name]) for name in names}
 
 
 def _gp(seed: int, context: Context) -> BaseSampler:
@@ -214,7 +249,7 @@ GP = _controller(
     "gp",
     "Bayesian optimisation with a Gaussian process; seconds a proposal with many groups.",
     "J. Mockus, V. Tiesis, A. Zilinskas, The Application of Bayesian Methods for Seeking the Extremum, 1978",
-    Sampler(_gp, Lessons(constraints=True)),
+    Sampler(_gp, Lessons(constraints=True), proposer=GaussianProposer),
 )
 NSGA2 = _controller(
     "nsga2",

@@ -110,7 +110,7 @@ def search(
         StudyError: the study cannot be opened, is another's, or another search holds it.
         SettingsError, UnknownNameError: something that cannot be.
     """
-    request = _checked(
+    request = checked(
         objective, budget, controller, trials, space, tuple(pareto), handling, pruner, seed, workers, timeout_s, options
     )
     folder = None if run_dir is None else Path(run_dir)
@@ -163,6 +163,7 @@ class _Run:
             metrics=request.metrics,
             seed=request.seed,
             trials=request.trials,
+            shifted=request.handling == "project",
             cache_dir=None if self.folder is None else self.folder / "cache",
             options=request.options,
             notice=self.watch.notice,
@@ -291,7 +292,7 @@ def _within_reach(objective: SearchObjective, space: SearchSpace, budget: Budget
     return budget if profile.smallest.value(metric) <= dense * _REFERENCE else Budget(**{metric: half_way})
 
 
-def _checked(
+def checked(
     objective: Any,
     budget: Any,
     controller: str,
@@ -305,6 +306,11 @@ def _checked(
     timeout_s: float | None,
     options: Mapping[str, Any] | None,
 ) -> Request:
+    """The arguments of :func:`search`, checked before any work.
+
+    Raises:
+        SettingsError, UnknownNameError, BudgetError: something that cannot be.
+    """
     from autoprune.search import CONTROLLERS
 
     if controller not in CONTROLLERS:
@@ -371,4 +377,4 @@ def _check_reports(pruner: str | None, settings: Any) -> None:
         raise SettingsError(f"pruner {pruner!r} stops retraining early, but there is none: set the retraining steps")
 
 
-__all__ = ["HANDLINGS", "Request", "facts", "search"]
+__all__ = ["HANDLINGS", "Request", "checked", "facts", "search"]
