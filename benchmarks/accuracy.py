@@ -18,7 +18,7 @@ from benchmarks.common import write
 
 
 def searched(folder: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "autoprune.cli.main", "search", "--base", options.base, "--out", str(folder)]
+    command = [sys.executable, "-m", "autoprune", "search", "--base", options.base, "--out", str(folder)]
     command += ["--budget", options.budget, "--trials", str(options.trials), "--seed", str(seed)]
     command += ["--retrain-steps", str(options.steps), "--threads", str(options.threads)]
     command += ["--controller", options.controller, *options.more]
