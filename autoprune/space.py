@@ -115,6 +115,8 @@ class SearchSpace:
             UnknownNameError: a name or a glob that nothing matches.
             MethodError: a method that cannot rank a group's units.
         """
+        from autoprune.reconstruction import get_reconstruction
+
         _check(max_sparsity, round_to, levels)
         chosen = [g for g in graph.select(include, exclude) if include or g.pattern in _PATTERNS]
         names = tuple(dict.fromkeys([methods] if isinstance(methods, str) else methods))
@@ -122,6 +124,8 @@ class SearchSpace:
         if not names or not repairs:
             raise SettingsError("a search space needs at least one method and one reconstruction, but got none")
         _check_methods(names, chosen)
+        for repair in repairs:
+            get_reconstruction(repair)
         spaces = [
             GroupSpace(g.name, g.pattern, g.size, _removals(g.size, max_sparsity, round_to, levels)) for g in chosen
         ]
