@@ -134,6 +134,13 @@ def test_random_forward_is_protected() -> None:
     assert "not deterministic" in str(graph.groups["first"].protected)
 
 
+def test_network_with_nan_is_protected() -> None:
+    model = OwnForward(torch.relu)
+    with torch.no_grad():
+        model.second.weight[0] = float("nan")
+    assert "not finite" in str(trace(model, example()).groups["first"].protected)
+
+
 def test_tuple_and_mapping_examples() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

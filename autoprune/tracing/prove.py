@@ -34,6 +34,8 @@ def prove(model: nn.Module, graph: LayerGraph, call: Call) -> LayerGraph:
     reference = _outputs(wide, call)
     if isinstance(reference, str) or isinstance(again := _outputs(wide, call), str):
         raise GraphError(f"the network's forward failed in evaluation mode: {reference}")
+    if not all(bool(t.isfinite().all()) for t in reference):
+        return _protect(graph, dict.fromkeys(names, "outputs are not finite on the example, so nothing can be proved"))
     if not _equal(reference, again):
         return _protect(graph, dict.fromkeys(names, "outputs are not deterministic in evaluation mode"))
     if all(_agrees(wide, graph, names, call, pick) is None for pick in (_one, _half)):
