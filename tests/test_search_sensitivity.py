@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_the_greedy_path_leads_from_dense_to_the_smallest():
     assert set(path[0].values()) == {0}
     assert path[-1] == {g.name: g.removals[-1] for g in made.space.groups}
     assert len(path) == 1 + 3 * 7
-    for before, after in zip(path, path[1:], strict=False):
+    for before, after in itertools.pairwise(path):
         changed = [name for name in before if before[name] != after[name]]
         assert len(changed) == 1
         assert after[changed[0]] > before[changed[0]]

@@ -100,7 +100,7 @@ def test_noise_belongs_to_the_plan():
 def test_what_has_no_answer_is_refused():
     with pytest.raises(BudgetError, match="known for one limit on macs or params"):
         KnownAnswer(3).bound(Budget(macs=0.5, params=0.5))
-    with pytest.raises(BudgetError, match="cannot be met with sparsities up to 0.9"):
+    with pytest.raises(BudgetError, match=r"cannot be met with sparsities up to 0.9"):
         KnownAnswer(3).bound(Budget(macs=0.05))
     with pytest.raises(SettingsError, match="at least one group"):
         KnownAnswer(0)
