@@ -58,12 +58,11 @@ class Ledger:
                     storage.set_study_user_attr(ledger.study, FACTS, facts)
                     return ledger
                 ledger = cls(storage, known[name], name, address)
-                stored = ledger._stored()
-                if stored is None and not storage.get_all_trials(ledger.study, deepcopy=False):
-                    _check_directions(storage, ledger.study, name, facts["metrics"])  # killed while it was being made
+                if not ledger._begun():
+                    storage.delete_study(ledger.study)
+                    ledger.study = _make(storage, name, facts["metrics"])
                     storage.set_study_user_attr(ledger.study, FACTS, facts)
-                else:
-                    check_facts(stored, facts, f"the study {name!r} in {address.shown}")
+                check_facts(ledger._stored(), facts, f"the study {name!r} in {address.shown}")
                 return ledger
         except BaseException:
             close(storage, address)
@@ -174,6 +173,11 @@ class Ledger:
         """Let go of the storage."""
         close(self.storage, self.address)
 
+    def _begun(self) -> bool:
+        """Whether there is anything to lose: a trial, or something that others have attached."""
+        noted = set(self.storage.get_study_user_attrs(self.study)) - {FACTS, DENSE_COST}
+        return bool(noted or self.storage.get_all_trials(self.study, deepcopy=False))
+
     def _stored(self) -> dict[str, Any] | None:
         stored = self.storage.get_study_user_attrs(self.study).get(FACTS)
         return stored if isinstance(stored, dict) else None
@@ -190,11 +194,6 @@ def _make(storage: BaseStorage, name: str, metrics: Sequence[str]) -> int:
         warnings.simplefilter("ignore", ExperimentalWarning)
         load_study(study_name=name, storage=storage).set_metric_names(list(metrics))
     return study
-
-
-def _check_directions(storage: BaseStorage, study: int, name: str, metrics: Sequence[str]) -> None:
-    if len(storage.get_study_directions(study)) != len(metrics):
-        raise StudyError(f"the study {name!r} was made for other objectives; choose another study name")
 
 
 def _refuse_foreign(
