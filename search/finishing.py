@@ -69,7 +69,7 @@ class _Table:
             *((name, self.result.baselines.get(name)) for name in BASELINES),
             ("best found", self.result.best),
         ]
-        rows = [self._row("dense", Plan(), Row("dense", self.result.dense))]
+        rows = [self._row("dense", Plan(steps=0), Row("dense", self.result.dense))]  # as it is, never retrained
         for place, (name, record) in enumerate(wanted, start=1):
             self.watch.notice("table", place, len(wanted))
             if record is None or record.outcome is None or record.plan is None:
