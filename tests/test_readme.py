@@ -1,0 +1,76 @@
+"""What the README and CONTRIBUTING show, run as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import autoprune
+from autoprune.cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_worked_example_runs_and_gives_what_it_says(tmp_path: Path) -> None:
+    (example,) = blocks("README.md")
+    assert "class Net(nn.Module)" in example
+    assert "DataLoader" in example
+    check = (
+        "\ndense, *others = result.rows\n"
+        "assert result.best.outcome.cost.macs <= 0.5 * graph.macs\n"
+        "assert autoprune.trace(smaller, data.example()).macs == result.best.outcome.cost.macs\n"
+        "assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())\n"
+        "assert half.module.block.weight.shape == (12, 12, 3, 3) and model.block.weight.shape == (24, 24, 3, 3)\n"
+        "assert dense.accuracy > 0.9 and result.rows[-1].accuracy > 0.9\n"
+    )
+    (tmp_path / "example.py").write_text(example + check)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "example.py"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(autoprune.__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^best found +accuracy 0\.\d{4} +macs +[\d,]+$", done.stdout, re.MULTILINE)
+    assert (tmp_path / "my-run" / "report.html").is_file()
+
+
+def test_the_method_of_contributing_passes_the_conformance_suite() -> None:
+    from autoprune.testing import check_method
+
+    (example,) = blocks("CONTRIBUTING.md")
+    names: dict[str, object] = {}
+    exec(example, names)
+    check_method(names["METHOD"])
+
+
+def test_the_tour_names_every_command_and_only_flags_that_exist() -> None:
+    from typer.testing import CliRunner
+
+    from autoprune.cli.main import app
+
+    tour = re.findall(r"^\| `autoprune ([a-z]+)([^`]*)`(.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {name for name, _, _ in tour} == set(COMMANDS)
+    for name, first, rest in tour:
+        if name == "study":
+            continue
+        text = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300"}).output
+        for flag in re.findall(r"--[a-z-]+", first + rest):
+            assert flag in text, (name, flag)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_files_that_are_named_exist(name: str) -> None:
+    text = (ROOT / name).read_text()
+    named = re.findall(r"`((?:autoprune|search|envs|tests|notebooks|\.ci)/[\w./-]*|[A-Z]+\.md)`", text)
+    assert len(named) > 2
+    assert [path for path in named if not (ROOT / path).exists()] == []
