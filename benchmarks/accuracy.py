@@ -22,8 +22,10 @@ def searched(folder: Path, options: argparse.Namespace, seed: int) -> dict[str, 
     command += ["--budget", options.budget, "--trials", str(options.trials), "--seed", str(seed)]
     command += ["--retrain-steps", str(options.steps), "--threads", str(options.threads)]
     command += ["--controller", options.controller, *options.more]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(options.threads)})
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    result = folder / "result.json"
+    if not result.exists():
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(options.threads)})
+    found: dict[str, Any] = json.loads(result.read_text())
     return found
 
 
