@@ -112,7 +112,7 @@ def test_train_again_repeats_nothing(base: Path) -> None:
 def test_inspect_shows_layers_costs_groups_and_reasons(base: Path) -> None:
     text = good("inspect", "--base", base)
     assert "23,034 parameters, 460,416 MACs" in text
-    assert re.search(r"conv2\.0 +conv +16x8x8 +32x8x8 +32x16x3x3 +4,608 +294,912 +64\.1 %", text)
+    assert re.search(r"conv2\.0 +conv +32x8x8 +32x16x3x3 +4,608 +294,912 +64\.1%", text)
     assert re.search(r"fc2 +unit +10 .*no: .*output", text)
 
 
@@ -253,7 +253,7 @@ def test_any_trial_is_rebuilt_bit_for_bit(run: Path, tmp_path: Path) -> None:
 def test_evaluate_gives_the_numbers_of_the_search(run: Path) -> None:
     row = json.loads((run / "result.json").read_text())["rows"][-1]
     text = good("evaluate", run / "best", "--split", "validation", "--no-latency")
-    assert f"{100 * row['accuracy']:.2f} %" in text
+    assert f"{100 * row['accuracy']:.2f}%" in text
     assert f"{row['macs']:,}" in text
     assert "latency" not in text
     assert "batch 2" in good("evaluate", run / "best", "--latency-batch", 2)

@@ -78,7 +78,7 @@ def test_ctrl_c_ends_with_what_there_is_and_the_same_command_goes_on(tmp_path: P
         process.kill()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    assert re.search(r"best found +\d+\.\d\d %", output)
+    assert re.search(r"(?m)^ best found +\d+\.\d\d%", output)
     assert "Stopped by Ctrl-C; the same command goes on." in output
     before = finished(tmp_path / "run")
     assert len(before) < 43
@@ -104,7 +104,7 @@ def test_a_network_and_data_of_ones_own(tmp_path: Path) -> None:
     assert rows["best found"]["macs"] <= 0.5 * rows["dense"]["macs"]
     result = call("evaluate", folder / "best", "--no-latency")
     assert result.exit_code == 0, result.output
-    assert f"{100 * rows['best found']['test']:.2f} %" in result.output
+    assert f"{100 * rows['best found']['test']:.2f}%" in result.output
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,20 +28,31 @@ def say(text: str = "", *, style: str | None = None) -> None:
 
 
 def show_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, left: Iterable[int] = (0,), emphasis: int = -1
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    left: Iterable[int] = (0,),
+    fold: Iterable[int] = (),
+    emphasis: int = -1,
 ) -> None:
-    """A table; columns in ``left`` are set left, the others right; row ``emphasis`` is bold."""
+    """A table; columns in ``left`` are set left, those in ``fold`` may break over lines, row ``emphasis`` is bold.
+
+    Nothing is ever cut: on a terminal that is too narrow the lines are longer than it is wide.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    chosen = set(left)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    left, fold = set(left), set(fold)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for place, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if place in chosen else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if place in left else "right"
+        table.add_column(Text(column), justify=justify, overflow="fold", no_wrap=place not in fold)
     for place, row in enumerate(rows):
         table.add_row(*(Text(str(cell)) for cell in row), style="bold" if place == emphasis else None)
     screen = console()
+    screen.width = max(screen.width, screen.measure(table).minimum)
     screen.print(Text(title, style="bold"))
     screen.print(table)
 

@@ -47,7 +47,6 @@ def show_layers(graph: LayerGraph, name: str) -> None:
         (
             layer.name,
             layer.kind,
-            _shape(layer.input_shape),
             _shape(layer.output_shape),
             _shape(layer.weight_shape),
             number(layer.params),
@@ -57,9 +56,9 @@ def show_layers(graph: LayerGraph, name: str) -> None:
         )
         for layer in graph.layers.values()
     ]
-    heads = ("layer", "kind", "input", "output", "weight", "params", "MACs", "of all", "group")
+    heads = ("layer", "kind", "output", "weight", "params", "MACs", "of all", "group")
     title = f"{name}: {number(graph.params)} parameters, {number(graph.macs)} MACs for one sample"
-    show_table(title, heads, rows, left=(0, 1, 2, 3, 4, 8))
+    show_table(title, heads, rows, left=(0, 1, 2, 3, 7))
 
 
 def show_groups(graph: LayerGraph) -> None:
@@ -76,7 +75,7 @@ def show_groups(graph: LayerGraph) -> None:
         for g in graph.groups.values()
     ]
     heads = ("group", "unit", "units", "made by", "used by", "can be pruned")
-    show_table("Groups: units that go together", heads, rows, left=(0, 1, 3, 4, 5))
+    show_table("Groups: units that go together", heads, rows, left=(0, 1, 3, 4, 5), fold=(3, 4, 5))
 
 
 def show_sensitivity(settings: InspectSettings, opened: Opened, graph: LayerGraph) -> None:

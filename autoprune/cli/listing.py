@@ -24,9 +24,11 @@ def methods() -> None:
             (name, ", ".join(sorted(p.value for p in m.patterns)), ", ".join(sorted(m.needs)) or "-", m.source)
             for name, m in sorted(METHODS.items())
         ]
-        show_table("Methods (--method, --methods)", ("name", "removes", "needs", "source"), rows, left=range(4))
+        show_table(
+            "Methods (--method, --methods)", ("name", "removes", "needs", "source"), rows, left=range(4), fold=(3,)
+        )
         repairs = [(n, ", ".join(sorted(r.needs)) or "-", r.source or "-") for n, r in RECONSTRUCTIONS.items()]
-        show_table("Reconstructions (--reconstruction)", ("name", "needs", "source"), repairs, left=range(3))
+        show_table("Reconstructions (--reconstruction)", ("name", "needs", "source"), repairs, left=range(3), fold=(2,))
 
 
 @app.command("models")
@@ -36,7 +38,7 @@ def models() -> None:
         from autoprune.models import LIBRARIES, MODELS
 
         rows = [(name, first_sentence(factory)) for name, factory in sorted(MODELS.items())]
-        show_table("Models (--model)", ("name", "what it is"), rows, left=range(2))
+        show_table("Models (--model)", ("name", "what it is"), rows, left=range(2), fold=(1,))
         say(f"Also: package.module:factory, and {', '.join(f'{name}:NAME' for name in LIBRARIES)} where installed.")
 
 
@@ -47,7 +49,7 @@ def datasets() -> None:
         from autoprune.data import DATASETS
 
         rows = [(name, ", ".join(s.options) or "-", s.description) for name, s in sorted(DATASETS.items())]
-        show_table("Datasets (--data)", ("name", "options", "what it is"), rows, left=range(3))
+        show_table("Datasets (--data)", ("name", "options", "what it is"), rows, left=range(3), fold=(1, 2))
         say("Also: package.module:factory, a function that returns training, validation and test samples.")
 
 
@@ -58,7 +60,7 @@ def controllers() -> None:
         from autoprune.search import CONTROLLERS
 
         rows = [(name, first_sentence(value)) for name, value in CONTROLLERS.items()]
-        show_table("Controllers (--controller)", ("name", "what it does"), rows, left=range(2))
+        show_table("Controllers (--controller)", ("name", "what it does"), rows, left=range(2), fold=(1,))
 
 
 def first_sentence(value: Any) -> str:

@@ -34,9 +34,8 @@ def write_files(report: Report, result: SearchResult, out: Path, wall_s: float) 
 def described(result: SearchResult, settings: SearchSettings, opened: Opened, graph: LayerGraph) -> Report:
     """The report of a search from the command line."""
     samples = f"{len(opened.data.validation)} validation samples"
-    retrained = (
-        f"after {settings.retrain_steps} steps of retraining" if settings.retrain_steps else "without retraining"
-    )
+    steps = settings.retrain_steps
+    retrained = f"after {steps} steps of retraining (pruned: before them)" if steps else "without retraining"
     latency = f"latency at batch {settings.latency_batch} on {settings.latency_threads} thread(s)"
     return report_of(
         result,
@@ -48,8 +47,15 @@ def described(result: SearchResult, settings: SearchSettings, opened: Opened, gr
             ("data", f"{opened.data.name}, {samples}"),
             ("retraining", f"{settings.retrain_steps} steps"),
         ),
-        notes=(f"Accuracy on {samples}, {retrained}; {latency}.",),
+        notes=(f"Accuracy on {samples}, {retrained}; {latency}.", *_met(result)),
     )
+
+
+def _met(result: SearchResult) -> tuple[str, ...]:
+    """One sentence where every network of the table meets the budget."""
+    judged = [record for record in (*result.baselines.values(), result.best) if record is not None]
+    every = result.budget is not None and judged and all(record.feasible for record in judged)
+    return (f"Baselines and best found meet the budget: {result.budget}.",) if every else ()
 
 
 def numbers_of(result: SearchResult, report: Report, wall_s: float) -> dict[str, Any]:

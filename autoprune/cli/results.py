@@ -61,12 +61,12 @@ def show_rows(title: str, rows: Sequence[Row]) -> None:
 
 
 def used_columns(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Heads and cells without the columns in which nothing stands, or nothing new: what no retraining followed."""
+    """Heads and cells without the columns in which nothing stands; ``budget`` only where one is not met."""
     cells = [cells_of(row) for row in rows]
-    kept = [i for i in range(len(COLUMNS)) if i == 0 or any(line[i] not in ("", "-") for line in cells)]
-    if not any(row.retrained is not None for row in rows):
-        kept = [i for i in kept if COLUMNS[i] != "after pruning"]
-    return tuple(COLUMNS[i] for i in kept), [tuple(line[i] for i in kept) for line in cells]
+    empty = ("", "-", "met")
+    kept = [i for i in range(len(COLUMNS)) if i == 0 or any(line[i] not in empty for line in cells)]
+    heads = tuple("pruned" if COLUMNS[i] == "before retraining" else COLUMNS[i] for i in kept)
+    return heads, [tuple(line[i] for i in kept) for line in cells]
 
 
 def show_bars(bars: Sequence[Bar]) -> None:

@@ -37,7 +37,7 @@ def list_(
             say(f"No study in {where}; 'autoprune search' makes one.")
             return
         heads = ("study", "where", "budget", "trials", "best", "last change")
-        show_table(f"Studies in {where}", heads, [_line(s) for s in found], left=(0, 1, 2, 3, 5))
+        show_table(f"Studies in {where}", heads, [_line(s) for s in found], left=(0, 1, 2, 3, 5), fold=(2, 3))
 
 
 @app.command("show")

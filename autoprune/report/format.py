@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """``0.9712`` as ``97.12 %``."""
-    return "-" if value is None else f"{100 * value:.{digits}f} %"
+    """``0.9712`` as ``97.12%``."""
+    return "-" if value is None else f"{100 * value:.{digits}f}%"
 
 
 def number(value: float | None) -> str:

@@ -67,7 +67,7 @@ def _row(row: Row) -> str:
     return f"<tr{mark}>{cells}</tr>"
 
 
-COLUMNS = ("", "accuracy", "after pruning", "after retraining", "test", "MACs", "params", "bytes", "latency", "budget")
+COLUMNS = ("", "before retraining", "accuracy", "test", "MACs", "params", "bytes", "latency", "budget")
 
 
 def cells_of(row: Row) -> tuple[str, ...]:
@@ -75,9 +75,8 @@ def cells_of(row: Row) -> tuple[str, ...]:
     before = row.recalibrated if row.recalibrated is not None else row.pruned
     return (
         row.name,
+        percent(before if row.retrained is not None else None),
         row.note if row.accuracy is None and row.note else percent(row.accuracy),
-        percent(before),
-        percent(row.retrained),
         percent(row.test),
         number(row.macs),
         number(row.params),
