@@ -26,24 +26,26 @@ class Costed(Protocol):
 
 
 class Target:
-    """A budget for one network. Latency is measured only where the budget limits it, and once for each plan.
+    """A budget for one network. Latency is measured only where it is asked for, and once for each plan.
 
     Attributes:
         objective, budget: as given.
+        measures: whether costs come with a latency: where the budget limits it, or where ``measure`` asks for it.
         dense: the cost that fractions refer to; measured here where it is not given.
         limits: the largest value allowed, by metric.
     """
 
-    def __init__(self, objective: Costed, budget: Budget, dense: Cost | None = None) -> None:
+    def __init__(self, objective: Costed, budget: Budget, dense: Cost | None = None, *, measure: bool = False) -> None:
         self.objective, self.budget = objective, budget
         self._analytic, self._measured = budget.analytic, budget.measured
+        self.measures = measure or bool(self._measured)
         self._latency: dict[Plan, float] = {}
-        self.dense = dense or (self._full(Plan()) if self._measured else objective.dense_cost)
+        self.dense = dense or (self._full(Plan()) if self.measures else objective.dense_cost)
         self.limits: Mapping[str, float] = budget.limits(self.dense)
 
     def cost(self, plan: Plan) -> Cost:
-        """The cost of ``plan``, with its latency where the budget limits that."""
-        return self._full(plan) if self._measured else self.objective.cost(plan)
+        """The cost of ``plan``, with its latency where that is asked for."""
+        return self._full(plan) if self.measures else self.objective.cost(plan)
 
     def fits(self, plan: Plan) -> bool:
         """Whether ``plan`` meets the budget; what can be counted is tried first."""

@@ -157,24 +157,28 @@ def sensitivity(
 
     Raises:
         SettingsError: a level out of range.
+        StudyError: not one evaluation worked.
     """
     if not levels or any(not 0 < level < 1 for level in levels):
         raise SettingsError(f"levels of a sensitivity analysis must be in (0, 1), but got {list(levels)!r}")
     method = method or space.methods[0]
     counts = {g.name: _counts(g, levels) for g in space.groups}
     cache = _Cache(cache_dir, objective, method, space.reconstructions[0])
+    faults: list[str] = []
     total, done = sum(map(len, counts.values())), 0
     curves = []
     for group in space.groups:
         found = []
         for removed in counts[group.name]:
-            found.append(cache.get(group, removed) or cache.put(group, removed, objective))
+            found.append(cache.get(group, removed) or cache.put(group, removed, objective, faults))
             done += 1
             if progress is not None:
                 progress(done, total)
         cache.write()
         accuracy, loss = zip(*found, strict=True) if found else ((), ())
         curves.append(Curve(group.name, group.size, counts[group.name], accuracy, loss))
+    if faults and len(faults) == total:
+        raise StudyError(f"all {total} evaluations of the sensitivity analysis failed; the last one with {faults[-1]}")
     dense = objective.dense
     return Sensitivity(method, dense.accuracy, dense.loss, tuple(curves))
 
@@ -205,9 +209,15 @@ class _Cache:
         found = self._found.get(f"{group.name}/{removed}")
         return None if found is None else (found[0], found[1])
 
-    def put(self, group: GroupSpace, removed: int, objective: Judge) -> tuple[float | None, float | None]:
+    def put(
+        self, group: GroupSpace, removed: int, objective: Judge, faults: list[str]
+    ) -> tuple[float | None, float | None]:
         decision = LayerDecision(group.name, self._method, group.pattern, removed / group.size)
-        outcome = objective(Plan((decision,), self._reconstruction, steps=0))
+        try:
+            outcome = objective(Plan((decision,), self._reconstruction, steps=0))
+        except Exception as error:  # noqa: BLE001 - one plan that cannot be evaluated says nothing of the others
+            faults.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+            return None, None
         self._found[f"{group.name}/{removed}"] = [outcome.accuracy, outcome.loss]
         self._dirty = True
         return outcome.accuracy, outcome.loss

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from autoprune.costs import COSTS
 from autoprune.errors import BudgetError, StudyError
 from autoprune.outcome import Outcome
 from autoprune.racing import RaceState
@@ -65,7 +63,6 @@ class Coordinator:
         self._raised = 0
         context = parts.context
         self._names = ("accuracy", *context.metrics)
-        self._measured = any(COSTS[m].measured for m in context.metrics)
 
     @property
     def done(self) -> int:
@@ -215,12 +212,10 @@ class Coordinator:
         self._finish(replace(record, status=outcome.status.value, outcome=outcome, reports=reports, wall_s=done.wall_s))
 
     def _priced(self, outcome: Outcome, record: TrialRecord) -> Outcome:
-        """``outcome`` with the latency that was measured before it was evaluated, where that is an objective."""
-        if not self._measured or outcome.cost.latency_ms is not None:
+        """``outcome`` with the latency that was measured before it was evaluated."""
+        if record.cost is None or record.cost.latency_ms is None:
             return outcome
-        assert record.plan is not None
-        latency = self.parts.context.objective.latency(record.plan)
-        return replace(outcome, cost=replace(outcome.cost, latency_ms=latency))
+        return replace(outcome, cost=replace(outcome.cost, latency_ms=record.cost.latency_ms))
 
     def _check_faults(self, done: Done) -> None:
         """A plan that raises is a failed trial; when nothing but that happens, it is not the plans."""
@@ -250,8 +245,3 @@ def _stored_values(record: TrialRecord, names: tuple[str, ...]) -> list[float] |
         return None
     values = lesson(record, names)
     return None if values is None else list(values)
-
-
-def reference_values(costs: Mapping[str, float], accuracy: float | None) -> dict[str, float]:
-    """Dense costs and accuracy by name, for shares."""
-    return {**costs, "accuracy": accuracy or 1.0}

@@ -276,7 +276,8 @@ def _target(objective: SearchObjective, request: Request, ledger: Ledger) -> tup
         budget = Budget(**{next((m for m in request.metrics if not COSTS[m].measured), "macs"): _REFERENCE})
         budget = _within_reach(objective, request.space, budget)
     stored = ledger.notes().get(DENSE_COST)
-    target = Target(objective, budget, None if stored is None else Cost.from_dict(stored))
+    measure = any(COSTS[m].measured for m in request.metrics)
+    target = Target(objective, budget, None if stored is None else Cost.from_dict(stored), measure=measure)
     if stored is None:
         ledger.note(DENSE_COST, target.dense.to_dict())
     profile = request.space.profile(objective, request.budget, dense=target.dense)

@@ -53,22 +53,25 @@ class OptunaStopper:
                 sampler=optuna.samplers.RandomSampler(seed=0),
             )
         self._ids: dict[int, int] = {}
+        self._heard: set[int] = set()
 
     def report(self, record: TrialRecord, step: int, accuracy: float) -> bool:
         """Whether the pruner gives the trial up."""
         trial = self._id(record.number)
+        self._heard.add(record.number)
         self._storage.set_trial_intermediate_value(trial, step, accuracy)
         return bool(self._study.pruner.prune(self._study, self._storage.get_trial(trial)))
 
     def tell(self, record: TrialRecord) -> None:
-        """Finish the trial, with the accuracies it had; a run that goes on comes here for every earlier trial."""
+        """Finish the trial. One of an earlier run is reported anew first: halving marks trials while they report."""
         from optuna.trial import TrialState
 
         if record.status not in ("ok", "stopped"):
             return
+        if record.number not in self._heard:
+            for step, accuracy in sorted(record.reports.items()):
+                self.report(record, step, accuracy)
         trial = self._id(record.number)
-        for step, accuracy in record.reports.items():
-            self._storage.set_trial_intermediate_value(trial, step, accuracy)
         state = TrialState.COMPLETE if record.status == "ok" else TrialState.PRUNED
         self._storage.set_trial_state_values(trial, state, None if record.accuracy is None else [record.accuracy])
 
