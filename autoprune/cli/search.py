@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 BASE, CACHE, CONFIG = "base", "cache", "config.toml"
+SMALL = 2_000_000  # multiply-accumulates below which several threads wait for each other more than they compute
 
 
 def run(settings: SearchSettings) -> None:
@@ -52,11 +53,12 @@ def run(settings: SearchSettings) -> None:
 
 
 def check(settings: SearchSettings, opened: Opened, out: Path) -> None:
-    """Refuse what cannot work, before anything is trained, written or evaluated.
+    """Refuse what cannot work, before anything is trained, written or evaluated; small networks run on one thread.
 
     Raises:
         AutopruneError: unknown names, a budget that cannot be met, a storage that cannot be opened, another network.
     """
+    from autoprune.cli.opening import use_threads
     from autoprune.search.running import checked
 
     objective = objective_for(settings, opened, None)
@@ -64,6 +66,8 @@ def check(settings: SearchSettings, opened: Opened, out: Path) -> None:
     request = checked(objective, metrics=values.pop("pareto"), **values)
     if request.budget is not None:
         request.space.profile(objective, request.budget.analytic)
+    if settings.threads is None and objective.graph.macs < SMALL:
+        use_threads(1)
     _check_storage(settings, out)
     _check_folder(opened, out)
 

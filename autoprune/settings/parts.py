@@ -69,7 +69,12 @@ class RunPart(Settings):
     """How a command runs."""
 
     seed: Whole = option(0, "Seed of everything random but the splits.", panel="Run", ge=0)
-    threads: Whole | None = option(None, "Threads that torch may use. Default: torch's own choice.", panel="Run", ge=1)
+    threads: Whole | None = option(
+        None,
+        "Threads that torch may use. Default: torch's own choice, and one to search a small network.",
+        panel="Run",
+        ge=1,
+    )
 
 
 class RetrainPart(Settings):
