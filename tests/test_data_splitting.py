@@ -116,6 +116,15 @@ def test_draw_is_a_permutation_for_any_labels() -> None:
     assert sorted(y[taken].tolist()) == [3, 7, 9]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_both_ends_of_both_results_are_fair_samples(seed: int) -> None:
+    y = torch.arange(10).repeat_interleave(2000)
+    for index in draw(y, 4000, generator(seed), "x"):
+        for part in (index[:200], index[-200:]):
+            counts = y[part].bincount(minlength=10)
+            assert float(((counts - 20) ** 2 / 20).sum()) < 40  # chi-squared with 9 degrees: once in 100,000
+
+
 def test_statistics_come_from_train_alone() -> None:
     pool = numbered([30, 30])
     data = deal("toy", pool, seed=0, sizes=Sizes())

@@ -172,7 +172,12 @@ def draw(y: Tensor, count: int, rng: torch.Generator, name: str, *, keep: int = 
     drawn = torch.zeros(len(y), dtype=torch.bool)
     for label, number in zip(classes.tolist(), quota, strict=True):
         drawn[torch.nonzero(labels == label).flatten()[:number]] = True
-    return order[drawn], order[~drawn]
+    return _mixed(order[drawn], rng), _mixed(order[~drawn], rng)
+
+
+def _mixed(index: Tensor, rng: torch.Generator) -> Tensor:
+    """Shuffled anew: what is left starts with the classes whose quota was filled first, and no prefix would be fair."""
+    return index[torch.randperm(len(index), generator=rng)]
 
 
 def quotas(counts: list[int], count: int, *, keep: int = 1) -> list[int] | None:
