@@ -59,8 +59,12 @@ def controllers() -> None:
     with reported():
         from autoprune.search import CONTROLLERS
 
-        rows = [(name, first_sentence(value)) for name, value in CONTROLLERS.items()]
-        show_table("Controllers (--controller)", ("name", "what it does"), rows, left=range(2), fold=(1,))
+        rows = [(n, first_sentence(c), ", ".join(c.options) or "-") for n, c in CONTROLLERS.items()]
+        heads = ("name", "what it does", "options")
+        show_table("Controllers (--controller)", heads, rows, left=range(3), fold=(1, 2))
+        for name, controller in CONTROLLERS.items():
+            for option, text in controller.options.items():
+                say(f"  {name} {option}: {text}")
 
 
 def first_sentence(value: Any) -> str:
