@@ -98,6 +98,13 @@ class Mirror:
         """The baselines so far."""
         return [self.trial(number) for number in self._baselines]
 
+    def best(self) -> FrozenTrial | None:
+        """The most accurate finished trial of a single objective, ``None`` before the first."""
+        from optuna.trial import TrialState
+
+        finished = self.storage.get_all_trials(self.study._study_id, deepcopy=False, states=(TrialState.COMPLETE,))
+        return max(finished, key=lambda t: (float(t.value or 0.0), -t.number), default=None)
+
     def tell(self, record: TrialRecord) -> None:
         """Finish a trial: what samplers and pruners learn from it."""
         from optuna.trial import TrialState
