@@ -166,6 +166,7 @@ class ExportSettings(Settings):
 
     format: Literal["safetensors", "torch", "onnx"] = option("onnx", "What to write.")
     out: Path | None = option(None, "Folder to write to. Default: exported/ in the network's folder.")
+    input_shape: str | None = option(None, "Shape of one input, such as 3x32x32. Default: as stored with the network.")
 
 
 class StudyExportSettings(Settings):
