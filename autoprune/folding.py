@@ -1,4 +1,4 @@
-"""Batch norm folded into the layer before it: the same outputs in evaluation mode, one pass less over the activations."""
+"""Batch norm folded into the layer before it: the same outputs in evaluation mode, one pass over activations less."""
 
 from __future__ import annotations
 

@@ -80,8 +80,8 @@ class NearProposer(OptunaProposer):
     """As above, but a share of the proposals are small steps from the best trial so far.
 
     With 20 groups or more, a density over all of them stays wide for hundreds of trials. Steps find the next better
-    point, the density finds where to step from; together they beat either (``benchmarks/controllers.py``). A Pareto search
-    has no best trial and takes no steps.
+    point, the density finds where to step from; together they beat either (``benchmarks/controllers.py``). A Pareto
+    search has no best trial and takes no steps.
     """
 
     def propose(self, number: int) -> Point | None:
