@@ -86,6 +86,8 @@ class Coordinator:
         while records and records[-1].plan is None:
             records.pop()  # killed before it was decided: its number is used again
         for record in records:
+            if record.plan is None:
+                raise StudyError(f"trial {record.number} was put into the study by something else; start another study")
             self._restore(record)
 
     def run(self) -> None:

@@ -30,7 +30,7 @@ def finish(
     builds = hasattr(objective, "build") and not result.interrupted
     table = _Table(result, objective, watch, confirm=confirm and builds, test=test and builds)
     rows = table.rows()
-    result = replace(result, rows=rows)
+    result = replace(result, rows=rows, notes=_notes(result))
     if result.run_dir is not None and result.best is not None and result.best.plan is not None:
         store_plan(result.run_dir / BEST, result.best)
         if spec is not None and builds:
@@ -50,6 +50,21 @@ def choose(result: SearchResult) -> SearchResult:
     dense = {m: result.profile.dense.value(m) for m in result.metrics if getattr(result.profile.dense, m) is not None}
     known = tuple(m for m in result.metrics if m in dense)
     return replace(result, best=knee(front, known, {**dense, "accuracy": result.dense.accuracy or 1.0}), front=front)
+
+
+def _notes(result: SearchResult) -> tuple[str, ...]:
+    """What a reader of the table should know about the trials."""
+    notes = []
+    failed = [t for t in result.trials if t.status == "failed"]
+    if failed:
+        reason = failed[-1].outcome.reason if failed[-1].outcome is not None else "unknown"
+        notes.append(f"{len(failed)} of {len(result.trials)} trials failed; the last one: {reason}")
+    rejected = result.counts.get("rejected", 0)
+    if rejected:
+        notes.append(f"{rejected} proposals missed the budget and were never evaluated")
+    if result.exhausted:
+        notes.append(f"{result.controller} has nothing left to propose")
+    return tuple(notes)
 
 
 @dataclass
@@ -73,7 +88,7 @@ class _Table:
         for place, (name, record) in enumerate(wanted, start=1):
             self.watch.notice("table", place, len(wanted))
             if record is None or record.outcome is None or record.plan is None:
-                note = "not evaluated" if record is None else (record.status)
+                note = "not evaluated" if record is None else record.status
                 rows.append(Row(name, None, None if record is None else record.number, note=note))
                 continue
             note = record.outcome.reason if record.status != "ok" else ""

@@ -126,7 +126,11 @@ def search(
         try:
             run = _Run(objective, request, ledger, target, profile, folder, watch)
             outcome = run.go(started)
-            result = finish(outcome, objective, spec=spec, confirm=confirm, test=test, watch=watch)
+            try:
+                result = finish(outcome, objective, spec=spec, confirm=confirm, test=test, watch=watch)
+            except KeyboardInterrupt:  # nothing is lost: what was to be built can be exported later
+                outcome = replace(outcome, interrupted=True)
+                result = finish(outcome, objective, spec=spec, confirm=False, test=False, watch=watch)
             result = replace(result, wall_s=time.monotonic() - started)
             watch.finished(result)
             return result

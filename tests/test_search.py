@@ -156,6 +156,32 @@ def test_a_search_races(model, data):
     assert raced.best.plan == full.best.plan
 
 
+def test_a_raced_search_resumes_as_if_straight(model, data, tmp_path):
+    options = {"budget": "macs=0.35", "seed": 3, "confirm": False, "study_name": "run"}
+    race = RaceSettings(delta=0.05, first=16)
+    straight = search(objective(model, data, race=race), trials=12, **options)
+    for trials in (4, 12):
+        resumed = search(objective(model, data, race=race), trials=trials, run_dir=tmp_path / "run", **options)
+    assert history(resumed) == history(straight)
+    assert any(t.status == "stopped" for t in resumed.trials)
+
+
+def test_ctrl_c_while_the_best_is_confirmed(model, data, tmp_path):
+    class Impatient(Objective):
+        def build(self, plan):
+            raise KeyboardInterrupt
+
+    made = Impatient(model, data)
+    result = search(made, budget="macs=0.5", trials=1, run_dir=tmp_path / "run", spec=SPEC)
+    assert result.interrupted
+    assert result.rows[-1].confirmed is None
+    assert result.rows[-1].accuracy == result.best.accuracy
+    assert (tmp_path / "run" / "best" / "plan.json").is_file()
+    again = search(objective(model, data), budget="macs=0.5", trials=1, run_dir=tmp_path / "run", spec=SPEC)
+    assert again.rows[-1].confirmed is not None
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("pruner", ["median", "hyperband", "patience", "dominated"])
 def test_pruners_stop_trials_on_the_way(pruner):
     problem = KnownAnswer(8, steps=8, seed=1)
@@ -421,7 +447,7 @@ def test_shifting_onto_the_budget_is_better_than_refusing():
     for handling in gaps:
         for seed in range(4):
             problem = KnownAnswer(8, seed=seed)
-            result = search(problem, budget="macs=0.5", trials=30, seed=seed, handling=handling)
+            result = search(problem, budget="macs=0.5", trials=30, seed=seed, handling=handling, options={"near": 0})
             own = max((t.accuracy for t in result.trials if t.usable and not t.baseline), default=0.0)
             gaps[handling] += problem.bound(Budget(macs=0.5)) - own
     assert gaps["project"] < 0.6 * gaps["reject"]

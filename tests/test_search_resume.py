@@ -59,14 +59,14 @@ def searches(tmp_path_factory):
     ) as process:
         assert process.stdout.readline() == "ready\n"
 
-        def start(folder, controller, workers, kill_after_s=None):
+        def start(folder, controller, workers, kill_after_s=None, how=signal.SIGKILL):
             """Run a search, killed after so many seconds; its exit code (-9 when it was)."""
             process.stdin.write(f"{folder} {controller} {workers}\n")
             process.stdin.flush()
             child = int(process.stdout.readline())
             if kill_after_s is not None:
                 time.sleep(kill_after_s)
-                os.kill(child, signal.SIGKILL)
+                os.kill(child, how)
             process.stdin.write("\n")
             process.stdin.flush()
             return int(process.stdout.readline())
@@ -126,6 +126,17 @@ def test_killed_with_workers(tmp_path, searches):
     folder = tmp_path / "run"
     assert kill_and_resume(searches, folder, 5, random.Random(3), workers=2, longest_s=8.0) >= 1
     check_study(folder)
+
+
+def test_a_real_ctrl_c(tmp_path, searches):
+    folder = tmp_path / "run"
+    codes = [searches(folder, "tpe", 1, seconds, signal.SIGINT) for seconds in (0.5, 0.3, 0.3)]
+    assert set(codes) <= {0, 1}  # 1: pressed before there was a search
+    if codes[0] == 0:
+        assert all(t.status in ("ok", "waiting") for t in open_study(folder).trials)
+    assert searches(folder, "tpe", 1) == 0
+    straight = search(KnownAnswer(5), budget="macs=0.5", trials=TRIALS, seed=7, study_name="run")
+    assert history(check_study(folder)) == history(straight)
 
 
 class InterruptAt(Progress):

@@ -205,7 +205,7 @@ def test_a_storage_out_of_reach_is_a_clear_error(tmp_path, url, message):
 
 
 def test_a_server_that_does_not_answer_is_a_clear_error(tmp_path):
-    pytest.importorskip("psycopg2")
+    pytest.importorskip("psycopg")
     with pytest.raises(StudyError, match=r"cannot use the study storage 'postgresql://me:\*\*\*@127.0.0.1:1/db'"):
         run(tmp_path / "run", storage="postgresql://me:secret@127.0.0.1:1/db")
 
