@@ -98,11 +98,13 @@ class Objective:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What outcomes depend on, as JSON: digests of network, graph and data, and the settings."""
+        settings = self.settings.to_dict()
+        del settings["tune_allocator"], settings["finetune"]["report_every"]  # these change no outcome
         return {
             "model": network_digest(self._candidates.model),
             "graph": self.graph.digest,
             "data": self.data.digest,
-            "objective": {k: v for k, v in self.settings.to_dict().items() if k != "tune_allocator"},
+            "objective": settings,
         }
 
     @cached_property

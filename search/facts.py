@@ -21,13 +21,19 @@ _NAMES = {
 }
 
 
-def check_facts(stored: Mapping[str, Any] | None, now: Mapping[str, Any], where: str) -> None:
+NEXT_STEP = "start the search with what the study has, or choose another run folder or study name"
+
+
+def check_facts(
+    stored: Mapping[str, Any] | None, now: Mapping[str, Any], where: str, *, next_step: str = NEXT_STEP
+) -> None:
     """Refuse to go on with a study that is about something else.
 
     Args:
         stored: facts of the study, ``None`` when it has none.
         now: facts of the search that wants to go on with it.
         where: the study, for the message.
+        next_step: what to do about it, for the message.
 
     Raises:
         StudyError: with the differences, one a line.
@@ -44,11 +50,7 @@ def check_facts(stored: Mapping[str, Any] | None, now: Mapping[str, Any], where:
         return
     lines = [f"  {line}" for key in changed for line in differences({key: stored.get(key)}, {key: now.get(key)})]
     what = ", ".join(_NAMES[key] for key in changed)
-    raise StudyError(
-        f"{where} cannot go on: {what} changed\n"
-        + "\n".join(lines)
-        + "\nstart the search with what the study has, or choose another run folder or study name"
-    )
+    raise StudyError(f"{where} cannot go on: {what} changed\n" + "\n".join(lines) + f"\n{next_step}")
 
 
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any], *, limit: int = 6) -> list[str]:

@@ -13,7 +13,7 @@ from autoprune.plan import Plan
 from autoprune.search.baselines import BASELINES
 from autoprune.search.progress import Progress
 from autoprune.search.records import TrialRecord
-from autoprune.search.result import Row, SearchResult, best_of, knee, pareto_front
+from autoprune.search.result import Row, SearchResult, best_of, cheapest_near, pareto_front
 
 if TYPE_CHECKING:
     from autoprune.artifacts import NetworkSpec
@@ -49,7 +49,9 @@ def choose(result: SearchResult) -> SearchResult:
         return replace(result, best=best_of(result.trials), front=front)
     dense = {m: result.profile.dense.value(m) for m in result.metrics if getattr(result.profile.dense, m) is not None}
     known = tuple(m for m in result.metrics if m in dense)
-    return replace(result, best=knee(front, known, {**dense, "accuracy": result.dense.accuracy or 1.0}), front=front)
+    return replace(
+        result, best=cheapest_near(front, known, {**dense, "accuracy": result.dense.accuracy or 1.0}), front=front
+    )
 
 
 def _notes(result: SearchResult) -> tuple[str, ...]:

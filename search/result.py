@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from autoprune.search.records import TrialRecord
 
+NEAR_ENOUGH = 0.02  # accuracy that the best of a front may lose
+
 if TYPE_CHECKING:
     from autoprune.costs import Budget, Cost
     from autoprune.fitting import Profile
@@ -59,7 +61,7 @@ class SearchResult:
     Attributes:
         rows: dense, the baselines and the best found, in this order.
         best: the best trial within the budget, baselines included; ``None`` without any. In a Pareto search without a
-            budget, the point of the front that keeps most accuracy for what it saves.
+            budget, the cheapest of the front that loses at most two points of accuracy, else the most accurate.
         front: in a Pareto search, the trials that no other beats in everything, most accurate first; else the best.
         trials: every trial of the study, in order.
         dense: outcome of the dense network.
@@ -141,13 +143,24 @@ def _covers(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one[0] >= other[0] and all(a <= b for a, b in zip(one[1:], other[1:], strict=True))
 
 
-def knee(front: Iterable[TrialRecord], metrics: tuple[str, ...], dense: Mapping[str, float]) -> TrialRecord | None:
-    """The trial that keeps most accuracy for what it saves: largest accuracy share minus mean cost share."""
+def cheapest_near(
+    front: Iterable[TrialRecord], metrics: tuple[str, ...], dense: Mapping[str, float]
+) -> TrialRecord | None:
+    """The cheapest trial that loses at most two points of accuracy, else the most accurate.
 
-    def value(record: TrialRecord) -> float:
-        values = record.objectives(metrics)
-        assert values is not None
-        shares = [v / dense[m] for v, m in zip(values[1:], metrics, strict=True)]
-        return values[0] / max(dense["accuracy"], 1e-9) - sum(shares) / max(len(shares), 1)
+    What is cheap is the mean share of the dense costs.
 
-    return max(front, key=lambda r: (value(r), -r.number), default=None)
+    Args:
+        front: trials with an accuracy.
+        metrics: costs that count.
+        dense: values of the dense network by metric, and its ``accuracy``.
+    """
+    points = [(r, v) for r, v in ((r, r.objectives(metrics)) for r in front) if v is not None]
+    near = [(r, v) for r, v in points if v[0] >= dense["accuracy"] - NEAR_ENOUGH]
+    if not near:
+        return max(points, key=lambda p: (p[1][0], -p[0].number), default=(None, ()))[0]
+
+    def share(values: tuple[float, ...]) -> float:
+        return sum(v / dense[m] for v, m in zip(values[1:], metrics, strict=True))
+
+    return min(near, key=lambda p: (share(p[1]), p[0].number))[0]

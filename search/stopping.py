@@ -104,8 +104,8 @@ class Dominated:
         self._curves: list[TrialRecord] = []
 
     def report(self, record: TrialRecord, step: int, accuracy: float) -> bool:
-        """Whether enough finished trials were ahead at this step."""
-        if record.cost is None:
+        """Whether enough finished trials were ahead at this step of retraining."""
+        if record.cost is None or step == 0:  # before retraining, which changes the order
             return False
         mine = [record.cost.value(m) for m in self.metrics]
         ahead = sum(
@@ -127,7 +127,7 @@ class Dominated:
 def _median() -> BasePruner:
     from optuna.pruners import MedianPruner
 
-    return MedianPruner(n_startup_trials=5)
+    return MedianPruner(n_startup_trials=5, n_warmup_steps=1)  # step 0 is before retraining, which changes the order
 
 
 def _hyperband() -> BasePruner:
@@ -139,7 +139,7 @@ def _hyperband() -> BasePruner:
 def _patience() -> BasePruner:
     from optuna.pruners import MedianPruner, PatientPruner
 
-    return PatientPruner(MedianPruner(n_startup_trials=5), patience=1)
+    return PatientPruner(MedianPruner(n_startup_trials=5, n_warmup_steps=1), patience=1)
 
 
 PRUNERS: dict[str, tuple[str, Callable[[], BasePruner] | None]] = {

@@ -17,7 +17,7 @@ from autoprune.costs import Budget, Cost
 from autoprune.errors import StudyError, UnknownNameError
 from autoprune.search.ledger import DENSE_COST, FACTS, Ledger
 from autoprune.search.records import TrialRecord
-from autoprune.search.result import best_of, knee, pareto_front
+from autoprune.search.result import best_of, cheapest_near, pareto_front
 from autoprune.search.storage import STUDY_FILE, Address, close, storage_errors, study_names
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class StoredStudy:
             dense = {m: self.dense_cost.value(m) for m in self.metrics if getattr(self.dense_cost, m) is not None}
             accuracies = [t.outcome.stages.get("dense", 1.0) for t in self.trials if t.outcome is not None]
             dense["accuracy"] = accuracies[0] if accuracies else 1.0
-            return knee(self.front, tuple(m for m in self.metrics if m in dense), dense)
+            return cheapest_near(self.front, tuple(m for m in self.metrics if m in dense), dense)
         return best_of(self.trials)
 
     @property
@@ -186,7 +186,12 @@ def export_trial(
         raise StudyError(f"the study {study.name!r} has no trial that meets its budget yet")
     if record.plan is None or record.outcome is None or record.status != "ok":
         raise StudyError(f"trial {record.number} of the study {study.name!r} has no network: it is {record.status}")
-    check_facts(study.facts, {**study.facts, **_json(objective.identity)}, f"the export from study {study.name!r}")
+    check_facts(
+        study.facts,
+        {**study.facts, **_json(objective.identity)},
+        f"the export from study {study.name!r}",
+        next_step="give the network, data and settings that the study was made with",
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(record.outcome.threads)  # sums of several threads differ in the last bit
     try:

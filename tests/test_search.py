@@ -21,7 +21,7 @@ from autoprune.plan import Plan
 from autoprune.problems import KnownAnswer
 from autoprune.search import Progress, search
 from autoprune.search.records import TrialRecord
-from autoprune.search.result import knee, pareto_front
+from autoprune.search.result import cheapest_near, pareto_front
 from autoprune.search.stopping import Dominated, make_stopper
 from autoprune.search.studies import export_trial, open_study
 from autoprune.search.testing import history
@@ -264,7 +264,7 @@ def test_a_front_within_a_budget(tmp_path):
     assert min(macs) < 0.5 * problem.dense_cost.macs  # smaller ones are not blown up to the budget
 
 
-def test_fronts_and_knees_by_hand():
+def test_fronts_and_their_best_by_hand():
     problem, space = KnownAnswer(2), SearchSpace.from_graph(KnownAnswer(2).graph)
     records = []
     for number, sparsity in enumerate((0.0, 0.25, 0.5, 0.5, 0.75)):
@@ -276,9 +276,10 @@ def test_fronts_and_knees_by_hand():
     front = pareto_front(records, ("macs",))
     assert [t.number for t in front] == [0, 1, 2, 4]
     dense = {"macs": float(problem.dense_cost.macs), "accuracy": 0.95}
-    values = {t.number: t.accuracy / 0.95 - t.outcome.cost.macs / dense["macs"] for t in front}
-    assert knee(front, ("macs",), dense).number == max(values, key=values.get)
-    assert knee((), ("macs",), dense) is None
+    near = [t.number for t in front if t.accuracy >= 0.93]
+    assert cheapest_near(front, ("macs",), dense).number == max(near)
+    assert cheapest_near(front, ("macs",), {**dense, "accuracy": 1.0}).number == 0
+    assert cheapest_near((), ("macs",), dense) is None
 
 
 def test_dominated_compares_only_with_what_costs_no_more():
