@@ -139,8 +139,7 @@ class Coordinator:
         context, missing = self.parts.context, self.missing_baselines
         number = context.mirror.next_number
         if missing:
-            values = BASELINES[missing[0]](context, context.space.methods[0])
-            return self._decided(number, values, baseline=missing[0])
+            return self._decided(number, self._baseline(missing[0]), baseline=missing[0])
         if sum(not r.baseline for r in self.records.values()) >= context.trials or self.exhausted:
             return None
         proposed = self.parts.proposer.propose(number)
@@ -148,6 +147,15 @@ class Coordinator:
             self.exhausted = True
             return None
         return self._decided(number, self._handled(proposed))
+
+    def _baseline(self, name: str) -> Point:
+        """A baseline's point; the smallest of the space where a measured latency now refuses even that."""
+        context = self.parts.context
+        method = context.space.methods[0]
+        try:
+            return BASELINES[name](context, method)
+        except BudgetError:
+            return context.space.point({g.name: g.max_sparsity for g in context.space.groups}, method)
 
     def _handled(self, values: Point) -> Point:
         """A proposal on the budget, if proposals are projected and the budget can be met from there."""

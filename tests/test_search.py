@@ -303,11 +303,30 @@ def test_dominated_compares_only_with_what_costs_no_more():
 
 def test_a_latency_budget_is_met_by_what_is_evaluated(model, data):
     made = objective(model, data, latency=LatencySettings(repeats=3))
-    result = search(made, budget=Budget(latency_ms=0.9, macs=0.8), trials=3, confirm=False)
+    result = search(made, budget=Budget(latency_ms="50ms", macs=0.8), trials=3, confirm=False)
     limit = result.profile.limits["latency_ms"]
     for trial in result.trials:
         assert trial.cost.latency_ms <= limit or trial.status == "rejected"
         assert trial.feasible is (trial.status != "rejected")
+
+
+def test_when_latency_changes_its_mind_trials_are_rejected_unseen():
+    class Fickle(KnownAnswer):
+        measured = 0
+
+        def latency(self, plan):
+            self.measured += 1
+            return super().latency(plan) * (1.0 if self.measured < 8 else 10.0)
+
+    problem = Fickle(3)
+    result = search(problem, budget="latency_ms=0.5", trials=4)
+    rejected = [t for t in result.trials if t.status == "rejected"]
+    assert rejected
+    assert len(result.trials) == 7
+    assert all(t.cost.latency_ms > result.profile.limits["latency_ms"] for t in rejected)
+    judged = [plan for plan in problem.calls if plan.steps is None]
+    assert set(judged) <= {t.plan for t in result.trials if t.feasible}
+    assert any("missed the budget and were never evaluated" in note for note in result.notes)
 
 
 def test_a_relative_latency_limit_stays_what_it_was(tmp_path):
