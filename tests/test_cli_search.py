@@ -63,8 +63,10 @@ def finished(folder: Path) -> list[object]:
 
 def test_ctrl_c_ends_with_what_there_is_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = ["search", "--train-epochs", "3", "--trials", "40", "--retrain-steps", "20", "--out", "run", "--no-test"]
+    # A job that a shell runs in the background ignores Ctrl-C, and so would everything that it starts.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     process = subprocess.Popen(
-        [sys.executable, "-c", ENTRY, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", heard + ENTRY, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         deadline = time.monotonic() + 240
