@@ -56,6 +56,7 @@ class Pool:
         self._threads = threads or max(1, _threads_here() // workers)
         self._context = multiprocessing.get_context("spawn")
         try:
+            # by value: a process argument would put every tensor in shared memory, a file descriptor each
             self._payload = pickle.dumps(objective)
         except Exception as error:  # noqa: BLE001 - anything a user's model may raise
             raise StudyError(
@@ -130,22 +131,24 @@ class Pool:
 
     def _spawn(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        arguments = (theirs, self._payload, self._threads, os.getpid())
+        arguments = (theirs, self._threads, os.getpid())
         process = self._context.Process(target=_main, args=arguments, daemon=True, name="autoprune-worker")
         with _thread_variables(self._threads):
             process.start()
         theirs.close()
+        with contextlib.suppress(OSError):  # as in submit
+            ours.send_bytes(self._payload)
         return _Worker(process, ours)
 
 
-def _main(pipe: Connection, payload: bytes, threads: int, parent: int) -> None:
+def _main(pipe: Connection, threads: int, parent: int) -> None:
     """A worker: evaluate what comes, until nobody is left to tell."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the coordinator, which decides
     _end_with(parent)
     import torch
 
     torch.set_num_threads(threads)
-    objective = pickle.loads(payload)  # noqa: S301 - made by the coordinator, a moment ago
+    objective: SearchObjective = pipe.recv()
     with contextlib.suppress(EOFError, OSError):
         while True:
             job: Job = pipe.recv()

@@ -20,11 +20,13 @@ from autoprune.outcome import Status
 from autoprune.plan import Plan
 from autoprune.problems import KnownAnswer
 from autoprune.search import Progress, search
+from autoprune.search.evaluators import Job
 from autoprune.search.records import TrialRecord
 from autoprune.search.result import cheapest_near, pareto_front
 from autoprune.search.stopping import Dominated, make_stopper
 from autoprune.search.studies import export_trial, open_study
 from autoprune.search.testing import history
+from autoprune.search.workers import Pool
 from autoprune.seeding import seeded
 from autoprune.space import SearchSpace
 
@@ -411,6 +413,32 @@ def test_what_cannot_be_sent_to_a_worker_is_a_clear_error(model, data):
 
     with pytest.raises(StudyError, match=r"cannot be sent to worker processes.*use workers=1"):
         search(Local(3), budget="macs=0.5", trials=1, workers=2)
+
+
+class Unreadable(KnownAnswer):
+    """Can be sent, but not read in another process."""
+
+    def __init__(self, *args, **named):
+        super().__init__(*args, **named)
+        self.parent, self.ballast = os.getpid(), bytes(1 << 20)
+
+    def __setstate__(self, state):
+        if os.getpid() != state["parent"]:
+            raise ValueError("not here")
+        self.__dict__.update(state)
+
+
+def test_what_a_worker_cannot_read_fails_and_does_not_hang(capfd):
+    problem = Unreadable(3)
+    pool = Pool(problem, workers=2, threads=1)
+    try:
+        pool.submit(Job(0, Plan.uniform(problem.graph)))
+        done = pool.wait(lambda number, step, accuracy: False)
+    finally:
+        pool.close()
+    assert done.outcome.status is Status.FAILED
+    assert "died 2 times (exit code 1)" in done.error
+    assert capfd.readouterr().err.count("ValueError: not here") == 2
 
 
 def test_progress_hears_everything_in_order(tmp_path):
