@@ -16,6 +16,7 @@ from functools import cached_property
 from torch import Tensor
 
 from autoprune.errors import UnknownNameError, unknown_name
+from autoprune.masking import removed_count
 from autoprune.plan import Pattern
 
 
@@ -116,8 +117,8 @@ class Group:
         return tuple(dict.fromkeys(s.layer for s in self.producers))
 
     def removed(self, sparsity: float) -> int:
-        """Units that ``sparsity`` removes: ``floor(sparsity * size + 0.5)``, but at least one unit stays."""
-        return min(math.floor(sparsity * self.size + 0.5), self.size - 1)
+        """Units that ``sparsity`` removes; see :func:`autoprune.masking.removed_count`."""
+        return removed_count(self.size, sparsity)
 
 
 @dataclass(frozen=True, eq=False)
