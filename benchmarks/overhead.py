@@ -12,20 +12,16 @@ from typing import Any
 import torch
 
 from autoprune import Objective, ObjectiveSettings, trace
+from autoprune.deploy import deployed
+from autoprune.evaluation import DTYPES, EvalSet
 from autoprune.racing import RaceSettings, RaceState
 from benchmarks.candidates import as_plan, plans
 from benchmarks.common import cifar, network, seconds, spread, write
 
 
-def bare(objective: Objective, ratios: dict[str, float]) -> Any:
+def bare(objective: Objective, samples: EvalSet, ratios: dict[str, float]) -> Any:
     """The loop that a careful engineer would write for this one network: nothing but forward passes and a count."""
-    from autoprune.deploy import deployed
-    from autoprune.evaluation import DTYPES
-
-    samples = objective._judge.samples
-    module = deployed(
-        objective.build(as_plan(ratios)).module, objective.graph.norms, dtype=DTYPES[objective.precision.name]
-    )
+    module = deployed(objective.build(as_plan(ratios)).module, objective.graph.norms, dtype=samples.x.dtype)
 
     def run() -> int:
         right = 0
@@ -43,13 +39,13 @@ def overhead(options: argparse.Namespace, precision: str) -> dict[str, Any]:
     graph = trace(model, data.example(1))
     settings = ObjectiveSettings(precision=precision, recalibrate=False)
     objective = Objective(model, data, settings=settings, graph=graph)
-    batch = plans(graph, options.plans, options.seed)
+    samples = EvalSet(data.validation, dtype=DTYPES[objective.precision.name], batch=objective.batch)
+    batch = plans(graph, options.plans, options.seed)  # different ones: an outcome that is asked for again is only read
     objective(as_plan({name: 1 / graph.groups[name].size for name in batch[0]}))
     ratios, loads = [], []
     for chosen in batch:
-        run = bare(objective, chosen)
+        run = bare(objective, samples, chosen)
         run()
-        objective._outcomes.clear()
         whole, load = seconds(lambda chosen=chosen: objective(as_plan(chosen)))
         alone = min(seconds(run)[0] for _ in range(2))
         ratios.append(whole / alone)
