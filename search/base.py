@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from autoprune.errors import SettingsError, unknown_name
+from autoprune.errors import MissingExtraError, SettingsError, unknown_name
+from autoprune.search.driving import Driver
 from autoprune.search.records import TrialRecord
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ class Context:
         trials: how many the controller may propose in all.
         shifted: whether proposals are shifted onto the budget, so that next to none misses it.
         cache_dir: folder for what is worth keeping, ``None`` for none.
+        run_dir: folder of the run, ``None`` for none.
         options: of the controller, checked by it.
         notice: says what is being done, to a user who waits: (what, done, of how many).
     """
@@ -96,6 +99,7 @@ class Context:
     trials: int = 50
     shifted: bool = True
     cache_dir: Path | None = None
+    run_dir: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     notice: Callable[[str, int, int], None] = _unheard
 
@@ -122,24 +126,33 @@ class Controller:
         name: its key.
         description: one sentence for a reader.
         source: authors, title, year.
-        start: makes its :class:`Proposer` for one search.
+        start: makes its :class:`Proposer`, or its :class:`~autoprune.search.driving.Driver`, for one search.
         pareto: whether it can search with several objectives.
         options: names of the options it takes, with what they are.
+        drives: whether it owns its loop: one evaluation after the other, and budgets met by its own decisions.
+        extra: the extra whose ``packages`` it needs; empty for none.
+        packages: what must be importable.
+        verify: refuses values of options that cannot be.
     """
 
     name: str
     description: str
     source: str
-    start: Callable[[Context], Proposer]
+    start: Callable[[Context], Proposer | Driver]
     pareto: bool = True
     options: Mapping[str, str] = field(default_factory=dict)
+    drives: bool = False
+    extra: str = ""
+    packages: tuple[str, ...] = ()
+    verify: Callable[[Mapping[str, Any]], None] | None = None
 
     def check(self, metrics: tuple[str, ...], options: Mapping[str, Any]) -> None:
         """Refuse what this controller cannot do, before any work.
 
         Raises:
-            SettingsError: several objectives where it takes one.
+            SettingsError: several objectives where it takes one, or a value that an option cannot take.
             UnknownNameError: an option it does not have.
+            MissingExtraError: it needs packages that are not installed.
         """
         if metrics and not self.pareto:
             raise SettingsError(
@@ -149,3 +162,8 @@ class Controller:
         for option in options:
             if option not in self.options:
                 raise unknown_name(f"option of controller {self.name!r}", option, self.options)
+        for package in self.packages:
+            if find_spec(package) is None:
+                raise MissingExtraError(package, self.extra or None, f"controller {self.name!r}")
+        if self.verify is not None:
+            self.verify(options)

@@ -10,6 +10,7 @@ from autoprune.outcome import Outcome
 from autoprune.racing import RaceState
 from autoprune.search.base import Context, Controller, Point, Proposer
 from autoprune.search.baselines import BASELINES
+from autoprune.search.driving import Driver, Judge, SearchOver
 from autoprune.search.evaluators import Done, Evaluator, Job
 from autoprune.search.ledger import Ledger
 from autoprune.search.mirror import lesson
@@ -40,7 +41,7 @@ class Parts:
 
     context: Context
     controller: Controller
-    proposer: Proposer
+    proposer: Proposer | Driver
     ledger: Ledger
     evaluator: Evaluator
     stopper: Stopper
@@ -92,6 +93,12 @@ class Coordinator:
 
     def run(self) -> None:
         """Evaluate until everything that was asked for is done, or the time is over."""
+        self._fly()
+        if isinstance(self.parts.proposer, Driver) and not self._over():
+            self._drive(self.parts.proposer)
+
+    def _fly(self) -> None:
+        """Evaluate what waits, the baselines, and what a proposer proposes."""
         flying = 0
         while True:
             while flying < self.parts.evaluator.slots:
@@ -106,11 +113,42 @@ class Coordinator:
             flying -= 1
             self._take(done)
 
+    def _drive(self, driver: Driver) -> None:
+        """Answer a driver until it has had its trials."""
+        name = self.parts.controller.name
+        earlier = [r for _, r in sorted(self.records.items()) if r.controller == name and not r.baseline]
+        judge = Judge(earlier, self.parts.context.space, self._trial, self._ended)
+        try:
+            driver.drive(judge)
+        except SearchOver:
+            return
+        self.exhausted = not judge.over
+
+    def _trial(self, values: Point) -> TrialRecord:
+        """A new trial at ``values``, from its decision to its end."""
+        context = self.parts.context
+        record = self._decided(context.mirror.next_number, context.space.snap(values))
+        if self.parts.budgeted and not record.feasible:
+            self._finish(replace(record, status=REJECTED))
+        else:
+            self._start(record)
+            self._take(self.parts.evaluator.wait(self._report))
+        return self.records[record.number]
+
+    def _ended(self) -> bool:
+        """Whether the trials asked for are done, or the time is over."""
+        return self._proposed >= self.parts.context.trials or self._over()
+
+    @property
+    def _proposed(self) -> int:
+        return sum(not r.baseline for r in self.records.values())
+
     def _restore(self, record: TrialRecord) -> None:
         parts = self.parts
         mine = record.controller == parts.controller.name and not record.baseline
-        if mine and getattr(parts.proposer, "replay", False):
-            parts.proposer.propose(record.number)  # its marks on the trial, not its values
+        proposer = parts.proposer
+        if mine and not isinstance(proposer, Driver) and getattr(proposer, "replay", False):
+            proposer.propose(record.number)  # its marks on the trial, not its values
         self._settle(record)
         self.records[record.number] = record
         if not record.finished:
@@ -140,9 +178,10 @@ class Coordinator:
         number = context.mirror.next_number
         if missing:
             return self._decided(number, self._baseline(missing[0]), baseline=missing[0])
-        if sum(not r.baseline for r in self.records.values()) >= context.trials or self.exhausted:
+        proposer = self.parts.proposer
+        if self._proposed >= context.trials or self.exhausted or isinstance(proposer, Driver):
             return None
-        proposed = self.parts.proposer.propose(number)
+        proposed = proposer.propose(number)
         if proposed is None:
             self.exhausted = True
             return None

@@ -169,6 +169,7 @@ class _Run:
             trials=request.trials,
             shifted=request.handling == "project",
             cache_dir=None if self.folder is None else self.folder / "cache",
+            run_dir=self.folder,
             options=request.options,
             notice=self.watch.notice,
         )
@@ -331,6 +332,7 @@ def checked(
     _check_metrics(metrics, limits)
     _check_measured(metrics, limits, workers)
     CONTROLLERS[controller].check(metrics, options or {})
+    _check_driver(CONTROLLERS[controller], limits, handling, workers)
     make_stopper(pruner, metrics, DEFAULT_NAME)
     settings = getattr(objective, "settings", None)
     _check_reports(pruner, settings)
@@ -371,6 +373,21 @@ def _check_measured(metrics: tuple[str, ...], budget: Budget | None, workers: in
     if measured and workers > 1:
         raise SettingsError(
             f"{measured[0]} is measured on this machine, which must be quiet meanwhile: use workers=1, not {workers}"
+        )
+
+
+def _check_driver(controller: Controller, budget: Budget | None, handling: str, workers: int) -> None:
+    if not controller.drives:
+        return
+    if workers > 1:
+        raise SettingsError(
+            f"controller {controller.name!r} learns from one plan before it decides the next: use workers=1, "
+            f"not {workers} (more threads evaluate a plan faster)"
+        )
+    if handling == "project" and budget is not None and budget.measured:
+        raise SettingsError(
+            f"controller {controller.name!r} keeps to a budget by what it decides, and {budget.measured.metrics[0]} is "
+            "not known before it has decided: use handling='reject', or limit macs or params"
         )
 
 
