@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from autoprune.checks import in_range, whole
 from autoprune.errors import SettingsError
 from autoprune.models import MODELS
+from autoprune.optimizer_settings import OptimizerSettings
 from autoprune.train_loop import FinetuneSettings
 
 if TYPE_CHECKING:
     from autoprune.data import DataSplits
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """How a base network is trained; see :class:`autoprune.finetune.FinetuneSettings` for the fields they share.
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(OptimizerSettings):
+    """How a base network is trained; the other fields are those of :class:`OptimizerSettings`.
 
     Attributes:
         epochs: passes over the training split.
@@ -25,28 +26,19 @@ class TrainSettings:
         seed: of initial weights, order, augmentation and dropout.
     """
 
-    epochs: int = 20
-    optimizer: str = "sgd"
     lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 128
-    schedule: str = "cosine"
+    epochs: int = 20
     warmup_epochs: float = 1.0
-    label_smoothing: float = 0.0
-    augment: str | None = None
-    precision: str = "auto"
-    clip_norm: float | None = None
     patience: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("epochs", 1), ("patience", 0), ("seed", 0)):
             whole(name, getattr(self, name), least)
         in_range("warmup_epochs", self.warmup_epochs, least=0)
         if self.warmup_epochs > self.epochs:
             raise SettingsError(f"warmup_epochs must be at most epochs ({self.epochs}), but got {self.warmup_epochs!r}")
-        self.steps(1)
 
     @classmethod
     def fitting(cls, factory: str, data: DataSplits, **given: Any) -> TrainSettings:
@@ -72,19 +64,5 @@ class TrainSettings:
         return FinetuneSettings(
             steps=self.epochs * steps_per_epoch,
             warmup_steps=int(self.warmup_epochs * steps_per_epoch),
-            **{name: getattr(self, name) for name in _SHARED},
+            **{field.name: getattr(self, field.name) for field in fields(OptimizerSettings)},
         )
-
-
-_SHARED = (
-    "optimizer",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "batch_size",
-    "schedule",
-    "label_smoothing",
-    "augment",
-    "precision",
-    "clip_norm",
-)

@@ -16,75 +16,42 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.allocator import keep_memory
-from autoprune.augment import AUGMENTS, augment_batch
-from autoprune.checks import in_range, one_of, whole
+from autoprune.augment import augment_batch
+from autoprune.checks import in_range, whole
 from autoprune.errors import ModelError, TrainingDiverged, unknown_name
 from autoprune.evaluation import checked_logits
 from autoprune.hardware import bfloat16_in_hardware
+from autoprune.optimizer_settings import OptimizerSettings
 from autoprune.seeding import generator, seeded
 
 if TYPE_CHECKING:
     from autoprune.data import Split
 
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("cosine", "constant")
-PRECISIONS = ("auto", "float32", "bfloat16")
 
-
-@dataclass(frozen=True)
-class FinetuneSettings:
-    """How a network is trained for a number of steps.
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(OptimizerSettings):
+    """How a network is trained for a number of steps; the other fields are those of :class:`OptimizerSettings`.
 
     Attributes:
         steps: optimizer steps; 0 trains nothing.
-        optimizer: ``sgd`` (with Nesterov momentum) or ``adamw``.
-        lr: highest learning rate.
-        momentum: of ``sgd``, in [0, 1).
-        weight_decay: L2 penalty (``adamw``: decoupled) of tensors with two or more dimensions: not of norms and biases.
-        batch_size: samples of a step; a smaller split is taken whole.
-        schedule: ``cosine`` falls to zero at the last step, ``constant`` stays.
         warmup_steps: steps in which the learning rate rises linearly.
-        label_smoothing: share of the target spread over all classes, in [0, 1).
         distill_weight: share of the loss that comes from the teacher's outputs, in [0, 1].
         distill_temperature: both outputs are divided by it for that share.
-        augment: ``none``, ``flip_crop``, or ``None`` for what the data allow.
-        precision: ``float32``, ``bfloat16`` (autocast; weights stay float32), or ``auto`` for what is faster here.
         report_every: steps between two reports; 0 reports at the end alone.
-        clip_norm: gradients longer than this are shortened to it; ``None`` for no limit.
     """
 
     steps: int = 0
-    optimizer: str = "sgd"
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 128
-    schedule: str = "cosine"
     warmup_steps: int = 0
-    label_smoothing: float = 0.0
     distill_weight: float = 0.0
     distill_temperature: float = 4.0
-    augment: str | None = None
-    precision: str = "auto"
     report_every: int = 0
-    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("batch_size", 1), ("warmup_steps", 0), ("report_every", 0)):
-            whole(name, getattr(self, name), least)
-        in_range("lr", self.lr, above=0)
-        in_range("momentum", self.momentum, least=0, below=1)
-        in_range("weight_decay", self.weight_decay, least=0)
-        in_range("label_smoothing", self.label_smoothing, least=0, below=1)
+        super().__post_init__()
+        for name in ("steps", "warmup_steps", "report_every"):
+            whole(name, getattr(self, name))
         in_range("distill_weight", self.distill_weight, least=0, most=1)
         in_range("distill_temperature", self.distill_temperature, above=0)
-        if self.clip_norm is not None:
-            in_range("clip_norm", self.clip_norm, above=0)
-        one_of("optimizer", self.optimizer, OPTIMIZERS)
-        one_of("schedule", self.schedule, SCHEDULES)
-        one_of("precision", self.precision, PRECISIONS)
-        if self.augment is not None:
-            one_of("augmentation", self.augment, AUGMENTS)
 
 
 class TrainLoop:
