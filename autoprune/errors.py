@@ -53,6 +53,10 @@ class BudgetError(AutopruneError):
     """A budget that cannot be read or cannot be met."""
 
 
+class EnvError(AutopruneError):
+    """An action, an option or a call that an environment cannot take."""
+
+
 class StudyError(AutopruneError):
     """A study or run folder that cannot be opened, continued or read."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -92,6 +93,12 @@ class Judge:
         blank = replace(blank, ratios=blank.cost.ratios(blank.cost), stages={"dense": found.accuracy})
         seconds = {"evaluate": time.perf_counter() - started, "total": time.perf_counter() - started}
         return replace(self._filled(blank, found), seconds=seconds)
+
+    def reseeded(self, seed: int) -> Judge:
+        """The same judge with another seed of retraining."""
+        twin = copy.copy(self)
+        twin.settings = replace(self.settings, seed=seed)
+        return twin
 
     def judge(self, plan: Plan, resolved: Resolved, report: Report | None, rivals: RaceState | None) -> Outcome:
         """The outcome of ``plan``; see :class:`autoprune.objective.Objective`."""

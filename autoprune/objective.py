@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import nn
 from autoprune.allocator import keep_few_kernels, keep_memory
 from autoprune.applied import PrunedModel
 from autoprune.artifacts import network_digest
+from autoprune.calibration import LayerStats, Need
 from autoprune.candidates import Candidates
 from autoprune.costs import Cost, CostModel, Latency, LatencySettings, measure_latency
 from autoprune.data import DataSplits
@@ -94,6 +96,32 @@ class Objective:
     def ranker(self) -> Ranker:
         """Orders in which the units of each group go."""
         return self._candidates.ranker
+
+    @property
+    def model(self) -> nn.Module:
+        """The dense network, float32, in evaluation mode; not to be changed."""
+        return self._candidates.model
+
+    @property
+    def costs(self) -> CostModel:
+        """Counts what is left after so many units of each group are gone, in microseconds."""
+        return self._costs
+
+    def stats(self, needs: frozenset[Need]) -> Mapping[str, LayerStats]:
+        """Statistics of the calibration split by layer; each need is collected once."""
+        return self._candidates.stats(needs)
+
+    def reseeded(self, seed: int) -> Objective:
+        """A view of this objective that retrains with ``seed``.
+
+        Network, orders, statistics and the dense outcome are shared; outcomes are not.
+        """
+        twin = copy.copy(self)
+        twin.settings = replace(self.settings, seed=seed)
+        twin._outcomes = OrderedDict()
+        twin._judge = self._judge.reseeded(seed)
+        twin.__dict__.pop("identity", None)
+        return twin
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -107,19 +107,25 @@ class KnownAnswer:
         """Milliseconds, here always the same for the same plan: a part that no pruning saves, and the rest."""
         return 0.1 + 1e-4 * self.cost(plan).macs
 
+    @property
+    def costs(self) -> CostModel:
+        """Counts what is left after so many units of each group are gone."""
+        return self._costs
+
     def removed(self, plan: Plan) -> dict[str, int]:
         """Units a plan removes, by group."""
         return {d.layer: self.graph.group(d.layer).removed(d.sparsity) for d in plan.decisions}
 
     def accuracy(self, plan: Plan) -> float:
         """Accuracy of a plan."""
-        right = dict(zip(self.weights, (self.methods[i % len(self.methods)] for i in range(999)), strict=False))
-        damage = 0.0
-        for d in plan.decisions:
-            group = self.graph.group(d.layer)
-            factor = 1.0 if d.method == right[group.name] else self.wrong
-            damage += self.weights[group.name] * factor * (group.removed(d.sparsity) / group.size) ** 2
-        return TOP - damage + self._noise(plan)
+        removed = self.removed(plan)
+        return TOP - sum(self.damage(d.layer, d.method, removed[d.layer]) for d in plan.decisions) + self._noise(plan)
+
+    def damage(self, group: str, method: str, removed: int) -> float:
+        """Accuracy that is lost when ``removed`` units of ``group`` go by ``method``."""
+        found = self.graph.group(group)
+        right = self.methods[list(self.weights).index(found.name) % len(self.methods)]
+        return self.weights[found.name] * (1.0 if method == right else self.wrong) * (removed / found.size) ** 2
 
     def __call__(self, plan: Plan, *, report: Callable[[int, float], bool] | None = None, race: Any = None) -> Outcome:
         """Evaluate a plan; with ``steps``, accuracy on the way is ``1 - 2^(-8 step / steps)`` of the final one."""
