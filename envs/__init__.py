@@ -1,1 +1,43 @@
-"""Gymnasium environments over the shared objective."""
+"""Gymnasium environments over the shared objective; importing this registers their ids.
+
+>>> import gymnasium, autoprune.envs
+>>> env = gymnasium.make("autoprune/Layerwise-v0", task="known_answer")
+"""
+
+from __future__ import annotations
+
+try:
+    import gymnasium  # noqa: F401 - only here to say which extra is missing
+except ModuleNotFoundError as error:
+    if error.name != "gymnasium":
+        raise
+    from autoprune.errors import MissingExtraError
+
+    raise MissingExtraError("gymnasium", "rl", "autoprune.envs") from None
+
+from autoprune.envs.actions import ACTIONS
+from autoprune.envs.features import FEATURES
+from autoprune.envs.layerwise import LayerwiseEnv
+from autoprune.envs.registration import IDS, register
+from autoprune.envs.rewards import REWARDS, Result, Reward
+from autoprune.envs.task import Task
+from autoprune.envs.tasks import TASKS, make_task
+from autoprune.envs.wrappers import BudgetClip, RecordOutcomes
+
+__all__ = [
+    "ACTIONS",
+    "FEATURES",
+    "IDS",
+    "REWARDS",
+    "TASKS",
+    "BudgetClip",
+    "LayerwiseEnv",
+    "RecordOutcomes",
+    "Result",
+    "Reward",
+    "Task",
+    "make_task",
+    "register",
+]
+
+register()

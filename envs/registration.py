@@ -1,0 +1,19 @@
+"""The ids that gymnasium knows once :mod:`autoprune.envs` is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: id -> what :func:`gymnasium.register` is told. Entry points are text, so that specs go to JSON and back.
+IDS: dict[str, dict[str, Any]] = {
+    "autoprune/Layerwise-v0": {"entry_point": "autoprune.envs.layerwise:LayerwiseEnv"},
+}
+
+
+def register() -> None:
+    """Make every id known to gymnasium; once is enough, more do no harm."""
+    import gymnasium
+
+    for name, options in IDS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(name, **options)
