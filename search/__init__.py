@@ -11,6 +11,7 @@ from autoprune.search.optuna_controller import CMAES, GP, GRID, NSGA2, NSGA3, RA
 from autoprune.search.progress import Progress, Start
 from autoprune.search.records import TrialRecord
 from autoprune.search.result import Row, SearchResult
+from autoprune.search.rl import RL
 from autoprune.search.running import search
 from autoprune.search.stopping import PRUNERS
 
@@ -25,6 +26,7 @@ CONTROLLERS: dict[str, Controller] = {
     "uniform": UNIFORM,
     "global": GLOBAL,
     "greedy": GREEDY,
+    **RL,
 }
 
 __all__ = [

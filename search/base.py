@@ -132,7 +132,7 @@ class Controller:
         drives: whether it owns its loop: one evaluation after the other, and budgets met by its own decisions.
         extra: the extra whose ``packages`` it needs; empty for none.
         packages: what must be importable.
-        verify: refuses values of options that cannot be.
+        verify: refuses values of options, and search spaces, that cannot be.
     """
 
     name: str
@@ -144,13 +144,13 @@ class Controller:
     drives: bool = False
     extra: str = ""
     packages: tuple[str, ...] = ()
-    verify: Callable[[Mapping[str, Any]], None] | None = None
+    verify: Callable[[Mapping[str, Any], SearchSpace], None] | None = None
 
-    def check(self, metrics: tuple[str, ...], options: Mapping[str, Any]) -> None:
+    def check(self, metrics: tuple[str, ...], options: Mapping[str, Any], space: SearchSpace) -> None:
         """Refuse what this controller cannot do, before any work.
 
         Raises:
-            SettingsError: several objectives where it takes one, or a value that an option cannot take.
+            SettingsError: several objectives where it takes one, or an option or a space it cannot work with.
             UnknownNameError: an option it does not have.
             MissingExtraError: it needs packages that are not installed.
         """
@@ -166,4 +166,4 @@ class Controller:
             if find_spec(package) is None:
                 raise MissingExtraError(package, self.extra or None, f"controller {self.name!r}")
         if self.verify is not None:
-            self.verify(options)
+            self.verify(options, space)

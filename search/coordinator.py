@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from autoprune.errors import BudgetError, StudyError
@@ -81,6 +82,11 @@ class Coordinator:
         there = {r.baseline for r in self.records.values()}
         return [name for name in BASELINES if name not in there]
 
+    def notes(self, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+        """What the controller says under the result table."""
+        proposer = self.parts.proposer
+        return proposer.notes(trials) if isinstance(proposer, Driver) else ()
+
     def resume(self) -> None:
         """Take in what earlier runs of the study left: finished trials to learn from, others to run first."""
         records = self.parts.ledger.sweep()
@@ -149,6 +155,8 @@ class Coordinator:
         proposer = parts.proposer
         if mine and not isinstance(proposer, Driver) and getattr(proposer, "replay", False):
             proposer.propose(record.number)  # its marks on the trial, not its values
+        if record.plan is not None and record.cost is not None and record.cost.latency_ms is not None:
+            parts.context.target.remember(record.plan, record.cost.latency_ms)
         self._settle(record)
         self.records[record.number] = record
         if not record.finished:

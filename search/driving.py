@@ -92,6 +92,11 @@ class Driver(ABC):
         as if it had not been.
         """
 
+    def notes(self, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+        """Sentences under the result table, once all ``trials`` of the study are done."""
+        del trials
+        return ()
+
     def tell(self, record: TrialRecord) -> None:
         """A trial has finished, whoever proposed it; a driver goes by what its judge answers."""
         del record

@@ -30,7 +30,7 @@ def finish(
     builds = hasattr(objective, "build") and not result.interrupted
     table = _Table(result, objective, watch, confirm=confirm and builds, test=test and builds)
     rows = table.rows()
-    result = replace(result, rows=rows, notes=_notes(result))
+    result = replace(result, rows=rows, notes=(*result.notes, *_notes(result)))
     if result.run_dir is not None and result.best is not None and result.best.plan is not None:
         store_plan(result.run_dir / BEST, result.best)
         if spec is not None and builds:

@@ -201,6 +201,7 @@ class _Run:
             interrupted=interrupted,
             timed_out=coordinator.timed_out,
             exhausted=coordinator.exhausted,
+            notes=coordinator.notes(records),
         )
 
     def _parts(self, context: Context, evaluator: Evaluator, started: float) -> Parts:
@@ -331,7 +332,8 @@ def checked(
     limits = _budget(budget)
     _check_metrics(metrics, limits)
     _check_measured(metrics, limits, workers)
-    CONTROLLERS[controller].check(metrics, options or {})
+    space = space or SearchSpace.from_graph(objective.graph)
+    CONTROLLERS[controller].check(metrics, options or {}, space)
     _check_driver(CONTROLLERS[controller], limits, handling, workers)
     make_stopper(pruner, metrics, DEFAULT_NAME)
     settings = getattr(objective, "settings", None)
@@ -340,7 +342,7 @@ def checked(
         budget=limits,
         controller=CONTROLLERS[controller],
         trials=trials,
-        space=space or SearchSpace.from_graph(objective.graph),
+        space=space,
         metrics=metrics,
         handling=handling,
         pruner=pruner,

@@ -173,7 +173,7 @@ def asked(settings: SearchSettings, objective: Objective) -> dict[str, Any]:
         "seed": settings.seed,
         "workers": settings.workers,
         "timeout_s": settings.timeout_s,
-        "options": settings.controller_options,
+        "options": settings.controller_options | ({"folder": str(settings.policy)} if settings.policy else {}),
     }
 
 

@@ -106,6 +106,9 @@ class SearchSettings(BasePart, SpacePart, EvaluationPart, RetrainPart, RunPart):
         metavar="METRIC=LIMIT",
     )
     controller: Text = option("tpe", "Name of 'autoprune list controllers'.", panel="Search")
+    policy: Path | None = option(
+        None, "In place of a controller: run folder of a learner, whose policy decides here.", panel="Search"
+    )
     trials: Whole = option(50, "Plans that the controller tries, on top of the baselines.", panel="Search", ge=1)
     timeout_s: Number | None = option(None, "Stop after this many seconds.", panel="Search", gt=0)
     pareto: Texts = option(
@@ -137,6 +140,18 @@ class SearchSettings(BasePart, SpacePart, EvaluationPart, RetrainPart, RunPart):
         if isinstance(values, dict) and values.get("pareto") and "budget" not in values:
             return {**values, "budget": ()}
         return values
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _policy_decides(cls, values: Any) -> Any:
+        """A policy is a controller of its own, with its folder as an option."""
+        if not isinstance(values, dict) or not values.get("policy"):
+            return values
+        if values.get("controller", "policy") != "policy":
+            raise ValueError(
+                f"policy takes the place of the controller, but got {values['controller']!r}; leave one out"
+            )
+        return {**values, "controller": "policy"}
 
     @pydantic.model_validator(mode="after")
     def _something_to_meet(self) -> SearchSettings:
