@@ -132,4 +132,5 @@ class Episode:
             seen[PREVIOUS] = self.removed[group.name] / group.size
         if self.done:
             seen[REST] = 0.0
-        return np.clip(seen, 0.0, 1.0, out=seen)
+        np.clip(seen, 0.0, 1.0, out=seen)  # shares that rounding carries past the end
+        return seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,22 +70,26 @@ def picture(view: View) -> NDArray[np.uint8]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from autoprune.plots import ACCENT, INK, KEPT, QUIET, REMOVED
+    from autoprune.plots import ACCENT, BAD, INK, KEPT, QUIET, REMOVED
 
     groups, decided = view.task.space.groups, len(view.episode.decisions)
     kept = [1 - view.episode.removed.get(g.name, 0) / g.size for g in groups]
-    figure = Figure(figsize=(max(6.0, 0.22 * len(groups) + 1.5), 4.6), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, height_ratios=(3, 1))
+    width = max(6.0, 0.22 * len(groups) + 1.5)
+    figure = Figure(figsize=(width, 4.8), dpi=100)
+    canvas: Any = FigureCanvasAgg(figure)
+    edges = {"left": 0.7 / width, "right": 1 - 0.6 / width, "top": 0.93, "bottom": 0.1}  # solving for them is slow
+    above, below = figure.subplots(2, 1, height_ratios=(5, 2), gridspec_kw={**edges, "hspace": 0.75})
     above.bar(range(len(groups)), [1.0] * len(groups), color=REMOVED, width=0.8)
     shades = [KEPT if place < decided else QUIET for place in range(len(groups))]
     above.bar(range(len(groups)), kept, color=shades, width=0.8)
     above.set_xticks(range(len(groups)), [_short(g.name) for g in groups], rotation=90, fontsize=7)
-    above.set_ylabel("units kept", fontsize=8)
+    above.set_ylabel("units kept (grey: undecided)", fontsize=8)
     above.set_ylim(0, 1)
     above.set_title(view.summary.replace("$", r"\$"), loc="left", fontsize=9, color=INK)
     costs = view.costs[::-1]
-    below.barh(range(len(costs)), [share for _, share, _ in costs], color=KEPT, height=0.6)
+    over = [view.episode.done and limit is not None and share > limit for _, share, limit in costs]
+    colors = [BAD if bad else KEPT for bad in over]
+    below.barh(range(len(costs)), [share for _, share, _ in costs], color=colors, height=0.6)
     for place, (_, share, limit) in enumerate(costs):
         below.text(1.01, place, f"{share:.1%}", va="center", fontsize=8)
         if limit is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Protocol
@@ -97,15 +98,14 @@ class Task:
         The dense outcome, the orders of every group by every method, and the statistics that they and the repairs need.
         """
         _ = self.objective.dense, self.features
-        order = getattr(self.objective.ranker, "order", None)
-        for group in self.space.groups if order is not None else ():
-            for method in self.space.methods:
-                order(group.name, method)
-        stats = getattr(self.objective, "stats", None)
-        if stats is not None:
-            needs = [get_reconstruction(name).needs for name in self.space.reconstructions]
-            for need in frozenset().union(*needs):
-                stats(frozenset({need}))
+        ranker, objective = self.objective.ranker, self.objective
+        if hasattr(ranker, "order"):
+            for group, method in itertools.product(self.space.groups, self.space.methods):
+                ranker.order(group.name, method)
+        if hasattr(objective, "stats"):
+            for name in self.space.reconstructions:
+                if needs := get_reconstruction(name).needs:
+                    objective.stats(needs)
 
     @cached_property
     def features(self) -> Floats:
