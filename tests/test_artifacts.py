@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,17 +26,10 @@ from autoprune.models import build_model
 from autoprune.plan import LayerDecision, Pattern, Plan
 from autoprune.tracing import trace
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPEC = NetworkSpec("digits_cnn", {"width": 0.5})
 EXAMPLE = torch.randn(3, 1, 8, 8)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These networks are too small to share among threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pruned(name: str, shape: tuple[int, ...], every: int = 3, **options: object) -> nn.Module:

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from typer.testing import CliRunner, Result
 import autoprune
 from autoprune.cli.main import COMMANDS, app
 from autoprune.plan import Plan
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Cli = Callable[..., Result]
 
@@ -29,14 +31,6 @@ def good(*arguments: object) -> str:
     result = call(*arguments)
     assert result.exit_code == 0, f"{arguments}\n{result.output}\n{result.exception!r}"
     return result.stdout
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
