@@ -18,10 +18,12 @@ except ModuleNotFoundError as error:
 from autoprune.envs.actions import ACTIONS
 from autoprune.envs.features import FEATURES
 from autoprune.envs.layerwise import LayerwiseEnv
+from autoprune.envs.refine import RefineEnv
 from autoprune.envs.registration import IDS, register
 from autoprune.envs.rewards import REWARDS, Result, Reward
 from autoprune.envs.task import Task
 from autoprune.envs.tasks import TASKS, make_task
+from autoprune.envs.vector import BudgetClipVector, LayerwiseVectorEnv
 from autoprune.envs.wrappers import BudgetClip, RecordOutcomes
 
 __all__ = [
@@ -31,8 +33,11 @@ __all__ = [
     "REWARDS",
     "TASKS",
     "BudgetClip",
+    "BudgetClipVector",
     "LayerwiseEnv",
+    "LayerwiseVectorEnv",
     "RecordOutcomes",
+    "RefineEnv",
     "Result",
     "Reward",
     "Task",

@@ -66,7 +66,7 @@ class LayerwiseEnv(gymnasium.Env[Floats, Any]):
 
     **Info** of a step: ``group``, ``removed`` (units), ``sparsity`` (achieved), ``cost`` (shares of the dense
     network's, what is not decided left whole); of the last one also ``plan``, ``values`` (the point of the search
-    space) and ``outcome`` (``None`` where the plan was refused), all JSON-ready and without times. Latencies and
+    space) and ``outcome`` (left out where the plan was refused), all JSON-ready and without times. Latencies and
     seconds are in :attr:`outcome`.
 
     **End** after ``len(space.groups)`` steps, always terminated, never truncated.
@@ -233,8 +233,9 @@ class LayerwiseEnv(gymnasium.Env[Floats, Any]):
         plan = self.plan
         excess = self.scoring.excess(plan)
         self._outcome = None if excess > 0 else self._judge(plan)
-        told = None if self._outcome is None else without_timings(self._outcome)
-        info |= {"plan": plan.to_dict(), "values": self.values, "outcome": told}
+        info |= {"plan": plan.to_dict(), "values": self.values}
+        if self._outcome is not None:  # gymnasium's vector environments cannot join None and a dictionary
+            info["outcome"] = without_timings(self._outcome)
         return self.scoring.pay(plan, self._outcome, excess)
 
     def _layer_error(self, group: str, decision: Decision) -> float:

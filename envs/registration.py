@@ -6,7 +6,11 @@ from typing import Any
 
 #: id -> what :func:`gymnasium.register` is told. Entry points are text, so that specs go to JSON and back.
 IDS: dict[str, dict[str, Any]] = {
-    "autoprune/Layerwise-v0": {"entry_point": "autoprune.envs.layerwise:LayerwiseEnv"},
+    "autoprune/Layerwise-v0": {
+        "entry_point": "autoprune.envs.layerwise:LayerwiseEnv",
+        "vector_entry_point": "autoprune.envs.vector:LayerwiseVectorEnv",
+    },
+    "autoprune/Refine-v0": {"entry_point": "autoprune.envs.refine:RefineEnv"},
 }
 
 

@@ -118,8 +118,8 @@ def extended(front: Iterable[tuple[float, float]], point: tuple[float, float]) -
 
 def hypervolume(front: Front, chance: float) -> float:
     """Area that ``front`` covers, from the dense network's cost and the accuracy of guessing on; in [0, 1]."""
-    area, ends = 0.0, [cost for cost, _ in front[1:]] + [1.0]
-    for (cost, accuracy), end in zip(front, ends, strict=True):
+    area, ends = 0.0, [*(cost for cost, _ in front[1:]), 1.0]
+    for (cost, accuracy), end in zip(front, ends, strict=False):  # of an empty front there is no area
         area += max(min(end, 1.0) - cost, 0.0) * max(accuracy - chance, 0.0)
     return area
 
