@@ -21,6 +21,7 @@ from autoprune.deploy import deployed
 from autoprune.errors import ArtifactError, TrainingDiverged
 from autoprune.evaluation import EvalSet, Evaluation, NotFinite
 from autoprune.files import write_text
+from autoprune.locking import folder_lock
 from autoprune.recipes import TrainSettings
 from autoprune.seeding import seeded
 from autoprune.tensors import named_tensors, put_tensors, read_tensors, tensors_digest, write_tensors
@@ -95,17 +96,18 @@ def train_network(
 
     Raises:
         TrainingDiverged: a loss that is not finite.
-        ArtifactError: ``out`` cannot be written, or holds another training.
+        ArtifactError: ``out`` cannot be written, holds another training, or another process works there.
     """
     run = _Run(spec, data, settings, Path(out), dict(data_options or {}))
-    if not resume:
-        run.forget()
-    finished = run.finished()
-    if finished is not None:
-        return finished
-    run.restore()
-    run.train(progress)
-    return run.finish()
+    with folder_lock(run.out, "training", ArtifactError):
+        if not resume:
+            run.forget()
+        finished = run.finished()
+        if finished is not None:
+            return finished
+        run.restore()
+        run.train(progress)
+        return run.finish()
 
 
 class _Run:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.costs import COSTS, Budget, Cost
-from autoprune.errors import SettingsError, unknown_name
+from autoprune.errors import SettingsError, StudyError, unknown_name
 from autoprune.fitting import Profile, Target
+from autoprune.locking import folder_lock
 from autoprune.racing import RaceState
 from autoprune.search.base import Context, Controller, SearchObjective
 from autoprune.search.coordinator import Coordinator, Parts
@@ -20,7 +21,6 @@ from autoprune.search.eventlog import EventLog
 from autoprune.search.facts import FACTS_VERSION
 from autoprune.search.finishing import finish
 from autoprune.search.ledger import DENSE_COST, Ledger
-from autoprune.search.locking import folder_lock
 from autoprune.search.mirror import Mirror
 from autoprune.search.progress import Both, Progress, Start
 from autoprune.search.result import SearchResult
@@ -249,7 +249,10 @@ def _held(folder: Path | None, address: Address) -> Iterator[None]:
     """Hold the run folder, and the folder of a SQLite file that stands elsewhere."""
     beside = address.file.parent if address.file is not None else None
     elsewhere = beside is not None and (folder is None or beside.absolute() != folder.absolute())
-    with folder_lock(folder), folder_lock(beside if elsewhere else None):
+    with (
+        folder_lock(folder, "search", StudyError),
+        folder_lock(beside if elsewhere else None, "search", StudyError),
+    ):
         yield
 
 

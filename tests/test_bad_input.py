@@ -17,6 +17,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 from autoprune.cli.main import app
+from autoprune.errors import StudyError
+from autoprune.locking import folder_lock
 
 MODELS = """
 import torch
@@ -324,10 +326,8 @@ def test_a_folder_that_cannot_be_written(place: Path) -> None:
 
 
 def test_a_run_folder_that_another_search_holds(place: Path) -> None:
-    from autoprune.search.locking import folder_lock
-
-    with folder_lock(place / "run"):
-        check(call("search", *QUICK, "--base", "base", "--out", "run", "--trials", 1), r"another search|in use|held")
+    with folder_lock(place / "run", "search", StudyError):
+        check(call("search", *QUICK, "--base", "base", "--out", "run", "--trials", 1), r"another search runs in 'run'")
 
 
 def test_our_own_faults_are_said_in_a_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

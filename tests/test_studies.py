@@ -15,12 +15,12 @@ from optuna.trial import TrialState
 
 from autoprune.costs import Budget
 from autoprune.errors import StudyError, UnknownNameError
+from autoprune.locking import folder_lock
 from autoprune.plan import Plan
 from autoprune.problems import KnownAnswer
 from autoprune.search import Progress, search
 from autoprune.search.facts import check_facts, differences
 from autoprune.search.ledger import Ledger
-from autoprune.search.locking import folder_lock
 from autoprune.search.mirror import distributions
 from autoprune.search.running import facts
 from autoprune.search.storage import Address, close
@@ -163,8 +163,10 @@ def test_an_optuna_study_that_is_not_ours_is_refused(tmp_path):
 
 def test_a_second_search_in_the_same_folder_is_refused(tmp_path):
     program = (
-        "import sys, time, pathlib\nfrom autoprune.search.locking import folder_lock\n"
-        "with folder_lock(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "import sys, time, pathlib\n"
+        "from autoprune.errors import StudyError\nfrom autoprune.locking import folder_lock\n"
+        "with folder_lock(pathlib.Path(sys.argv[1]), 'search', StudyError):\n"
+        "    print('held', flush=True)\n    time.sleep(60)\n"
     )
     folder = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True) as other:
@@ -173,7 +175,7 @@ def test_a_second_search_in_the_same_folder_is_refused(tmp_path):
             run(folder)
         other.kill()
     assert len(run(folder).trials) == 6
-    with folder_lock(folder):
+    with folder_lock(folder, "search", StudyError):
         pass
 
 

@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from autoprune import training
 from autoprune.artifacts import NetworkSpec, load, read_network
+from autoprune.cli.main import app
 from autoprune.data import DataSplits, Split, load_data
 from autoprune.errors import ArtifactError, SettingsError, TrainingDiverged
 from autoprune.evaluation import evaluate
@@ -21,14 +24,7 @@ from autoprune.models import default_options
 from autoprune.seeding import generator
 from autoprune.training import Epoch, TrainSettings, train_network
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These networks are too small to share among threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Killed(BaseException):
@@ -129,6 +125,27 @@ def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
         child.wait()
     assert kills >= 3
     assert bits(killed) == bits(tmp_path / "straight")
+
+
+def test_a_second_training_in_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    with subprocess.Popen([sys.executable, "-c", CHILD, str(folder), "60"]) as other:
+        try:
+            while other.poll() is None and not (folder / "checkpoint" / "state.json").exists():
+                time.sleep(0.02)
+            (folder / "config.toml").write_text("theirs")
+            before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+            message = rf"another training runs in .* \(process {other.pid} on .* since .*\); wait for it"
+            for resume in (True, False):
+                with pytest.raises(ArtifactError, match=message):
+                    train_network(SPEC, DATA, SETTINGS, folder, resume=resume)
+            said = CliRunner().invoke(app, ["train", "--out", str(folder)], env={"COLUMNS": "300"})
+            assert said.exit_code == 2
+            assert re.search(message, said.output)
+            assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+        finally:
+            other.kill()
+    train_network(SPEC, DATA, SETTINGS, folder, resume=False)
 
 
 def test_a_kill_between_the_files_of_a_checkpoint_leaves_the_last_one(

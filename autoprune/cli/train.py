@@ -10,6 +10,7 @@ import typer
 
 from autoprune.cli.console import say
 from autoprune.cli.options import command
+from autoprune.errors import ArtifactError
 from autoprune.report.format import duration, percent
 from autoprune.settings import TrainSettings
 
@@ -33,12 +34,14 @@ def run(settings: TrainSettings) -> None:
     not given is chosen to suit the network and the data.
     """
     from autoprune.cli.opening import default_folder, made_with, open_network, use_threads
+    from autoprune.locking import folder_lock
 
     use_threads(settings.threads)
     opened = open_network(settings)
     out = settings.out or default_folder("checkpoints", opened)
     engine = fitting(opened, {name: getattr(settings, name) for name in TRAINING})
-    settings.save(out / "config.toml", {**made_with(), "training": stored_form(engine)})
+    with folder_lock(out, "training", ArtifactError):  # the settings of one that runs there stay
+        settings.save(out / "config.toml", {**made_with(), "training": stored_form(engine)})
     train(opened, out, engine, settings.resume)
     say(f"Stored in {out}")
     say(f"Next:  autoprune search --base {out}")
