@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from autoprune.report.content import Bar, Point
+    from autoprune.search.comparison import Comparison
     from autoprune.sensitivity import Curve, Sensitivity
 
 KEPT, REMOVED, ACCENT, QUIET, BAD, INK = "#2f6db5", "#dfe5ec", "#d9622b", "#8b98a5", "#c0392b", "#1c2733"
+APART = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # for every kind of eye
 DOTS_PER_INCH = 130
 MOST_LINES = 16
 
@@ -118,6 +120,58 @@ def front(points: Sequence[Point], metric: str = "macs", title: str = "Accuracy 
     _label(axes, title, f"{metric} over the dense network's", "validation accuracy")
     _legend(axes)
     return figure
+
+
+def comparison(found: Comparison, title: str = "Best so far at equal numbers of evaluations") -> Figure:
+    """Best so far against evaluations: a step and a band (mean and standard deviation over seeds) for each group.
+
+    Baselines are dashed lines across. What lies far below the first checkpoint is cut off.
+    """
+    figure, axes = _canvas(8.5, 4.6)
+    scale = 1.0 if found.metrics else 100.0
+    for place, group in enumerate(found.groups):
+        points = [(float(n), group.at(n)) for n in range(1, group.length + 1)]
+        known = [(n, s.mean, s.spread or 0.0) for n, s in points if s.mean is not None]
+        known += [(group.length + 0.5, mean, s) for _, mean, s in known[-1:]]  # the last step has a length too
+        xs, means = [n for n, _, _ in known], [scale * mean for _, mean, _ in known]
+        low, high = [scale * (mean - s) for _, mean, s in known], [scale * (mean + s) for _, mean, s in known]
+        color, dashes = APART[place % len(APART)], ("-", "--", "-.")[place // len(APART) % 3]
+        axes.fill_between(xs, low, high, step="post", color=color, alpha=0.18, linewidth=0)
+        label = f"{group.label} ({len(group.members)} seed{'s' if len(group.members) > 1 else ''})"
+        axes.step(xs, means, dashes, where="post", color=color, linewidth=1.7, label=_plain(label))
+    for place, (name, summary) in enumerate(found.baselines.items()):
+        label, dashes = "baselines" if name == "all" else f"baseline {name}", ("--", "-.", ":")[place % 3]
+        axes.axhline(scale * (summary.mean or 0.0), color=QUIET, linestyle=dashes, linewidth=1.2, label=_plain(label))
+    if any(group.length > found.evaluations for group in found.groups):
+        axes.axvline(found.evaluations, color=QUIET, linewidth=0.8, label=f"compared at {found.evaluations}")
+    _zoom(axes, found, scale)
+    what = "hypervolume so far (share of the box)" if found.metrics else "best validation accuracy so far (%)"
+    _label(axes, title, "evaluations (proposals judged)", what)
+    several = any(len(group.members) > 1 for group in found.groups)
+    heading = "mean ± standard deviation" if several else None
+    axes.legend(
+        fontsize=8, title=heading, title_fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
+    return figure
+
+
+def _zoom(axes: Axes, found: Comparison, scale: float) -> None:
+    """Limits by what the table shows: the first proposals may be so bad that nothing else could be told apart."""
+    from matplotlib.ticker import MaxNLocator
+
+    shown = [s for group in found.groups for s in (group.at(n) for n in found.checkpoints)]
+    ends = [group.at(group.length) for group in found.groups]
+    values = [
+        scale * (s.mean + side * (s.spread or 0.0))
+        for s in (*shown, *ends, *found.baselines.values())
+        if s.mean is not None
+        for side in (-1, 1)
+    ]
+    if values and max(values) > min(values):
+        margin = 0.06 * (max(values) - min(values))
+        axes.set_ylim(min(values) - margin, max(values) + margin)
+    axes.set_xlim(1, max(group.length for group in found.groups) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def best_so_far(points: Sequence[Point]) -> tuple[list[int], list[float]]:

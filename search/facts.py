@@ -10,7 +10,7 @@ from autoprune.errors import StudyError
 FACTS_VERSION = 1
 
 # what each fact is called in a message, in the order in which a user should look at them
-_NAMES = {
+NAMES = {
     "model": "the model",
     "graph": "the layers and groups",
     "data": "the data",
@@ -45,11 +45,11 @@ def check_facts(
             f"{where} was written by another release (facts of version {stored.get('version')!r}, "
             f"this release reads {FACTS_VERSION}); go on with the release that made it, or start another study"
         )
-    changed = [key for key in _NAMES if stored.get(key) != now.get(key)]
+    changed = [key for key in NAMES if stored.get(key) != now.get(key)]
     if not changed:
         return
     lines = [f"  {line}" for key in changed for line in differences({key: stored.get(key)}, {key: now.get(key)})]
-    what = ", ".join(_NAMES[key] for key in changed)
+    what = ", ".join(NAMES[key] for key in changed)
     raise StudyError(f"{where} cannot go on: {what} changed\n" + "\n".join(lines) + f"\n{next_step}")
 
 
@@ -57,15 +57,16 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any], *, limit: int
     """One line for each leaf where two nested dicts differ: ``rules.round_to: 1 in the study, now 8``."""
     lines = [
         f"{path}: {'nothing' if a is None else a} in the study, now {'nothing' if b is None else b}"
-        for path, a, b in _leaves(stored, now, "")
+        for path, a, b in leaves(stored, now)
     ]
     return lines if len(lines) <= limit else [*lines[:limit], f"and {len(lines) - limit} more"]
 
 
-def _leaves(a: Any, b: Any, path: str) -> Iterable[tuple[str, Any, Any]]:
+def leaves(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
+    """(path, value in ``a``, value in ``b``) of every leaf where two nested dicts differ; long values are cut."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in dict.fromkeys([*a, *b]):
-            yield from _leaves(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+            yield from leaves(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
     elif a != b:
         yield path, _short(a), _short(b)
 

@@ -135,6 +135,25 @@ def open_study(where: str | Path, name: str | None = None) -> StoredStudy:
         return _stored(ledger)
 
 
+def open_studies(where: str | Path = "runs") -> list[StoredStudy]:
+    """Every study in a run folder, in the folders of a folder, in a file or at a URL, by name.
+
+    Raises:
+        StudyError: there is none, or one that cannot be read.
+    """
+    path = Path(where)
+    if "://" in str(where) or path.is_file() or (path / STUDY_FILE).is_file():
+        addresses = [_address(where)]
+    elif path.is_dir():
+        addresses = [Address.of_file(file) for file in sorted(path.glob(f"*/{STUDY_FILE}"))]
+    else:
+        raise StudyError(f"there is no study at {str(where)!r}; 'autoprune search' makes run folders under runs/")
+    found = [study for address in addresses for study in _read_all(address)]
+    if not found:
+        raise StudyError(f"there is no study in {str(where)!r}; 'autoprune search' makes one")
+    return found
+
+
 def list_studies(where: str | Path = "runs") -> list[StudySummary]:
     """Every study at ``where``, of a folder also those in the folders in it, by name.
 
@@ -206,6 +225,15 @@ def _stored(ledger: Ledger) -> StoredStudy:
     facts, notes = ledger.facts(), ledger.notes()
     dense = Cost.from_dict(notes[DENSE_COST]) if DENSE_COST in notes else None
     return StoredStudy(ledger.name, ledger.address.shown, facts, tuple(ledger.records()), dense)
+
+
+def _read_all(address: Address) -> list[StoredStudy]:
+    storage = address.open(make=False)
+    try:
+        with storage_errors(address):
+            return [_stored(Ledger(storage, i, name, address)) for name, i in study_names(storage).items()]
+    finally:
+        close(storage, address)
 
 
 def _summaries(address: Address, folder: Path | None) -> list[StudySummary]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoprune.cli.compare import compare
 from autoprune.cli.console import say, show_facts, show_table
 from autoprune.cli.errors import reported
 from autoprune.cli.options import command
@@ -173,4 +174,5 @@ def _rank(record: TrialRecord) -> tuple[bool, float, float, int]:
     return not record.usable, -(record.accuracy or 0.0), macs, record.number
 
 
+app.command("compare")(compare)
 command(app, StudyExportSettings, export, name="export", arguments={"run": (Path, "Run folder of a search.")})
