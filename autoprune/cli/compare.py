@@ -143,8 +143,9 @@ def explained(found: Comparison) -> tuple[str, ...]:
     return (
         f"{what}; {spread}.",
         "An evaluation is a proposal that was judged, anew or by what is known of the same plan (repeated). One that",
-        "failed or was stopped early counts, but cannot be best; one rejected unseen does not. Baselines stand apart.",
-        "Counts are sums over seeds; time is the mean of an evaluation, without the controller's own.",
+        "failed or was stopped early counts, but cannot be best; one rejected unseen does not. Baselines, from which",
+        "controllers may learn, stand apart. Counts are sums over seeds; time is that of an evaluation, the controller's",
+        "own aside.",
         *found.notes,
     )
 
