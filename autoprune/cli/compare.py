@@ -144,8 +144,8 @@ def explained(found: Comparison) -> tuple[str, ...]:
         f"{what}; {spread}.",
         "An evaluation is a proposal that was judged, anew or by what is known of the same plan (repeated). One that",
         "failed or was stopped early counts, but cannot be best; one rejected unseen does not. Baselines, from which",
-        "controllers may learn, stand apart. Counts are sums over seeds; time is that of an evaluation, the controller's",
-        "own aside.",
+        "controllers may learn, stand apart. Counts are sums over seeds; time is that of an evaluation, without the",
+        "controller's own.",
         *found.notes,
     )
 
