@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
 from typing import Any, ClassVar
+
+import torch
 
 from autoprune.costs import Budget
 from autoprune.envs.task import Task, TaskObjective
@@ -22,6 +25,7 @@ BudgetLike = Budget | str | Sequence[str] | Mapping[str, float | str] | None
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 DEFAULT_BUDGET = "macs=0.5"
+_HOME = os.getpid()  # another one in a forked worker
 _KEPT = 8  # tasks kept in a process, each with its network and data
 _TEXTS = ("methods", "include", "exclude", "reconstruction")
 
@@ -81,7 +85,8 @@ def make_task(
             ``data_dir``), how it is judged (``retrain_steps`` and the other ``retrain_...``, ``precision``, ``seed``,
             ...), ``cache_dir``. ``known_answer`` takes ``groups``, ``seed``, ``wrong`` and ``noise``.
 
-    A task of equal options is made once in a process and shared: its network, orders and statistics are only read.
+    A task of equal options is made once in a process and shared: its network, orders and statistics are only read. A
+    worker that is forked from the process finds it made, and computes on one thread.
 
     Raises:
         UnknownNameError: a task, an option, a method or a layer that does not exist.
@@ -89,15 +94,16 @@ def make_task(
         BudgetError: a budget that cannot be read, or that the smallest sub-network does not meet.
         AutopruneError: files or contents that cannot be used.
     """
+    _spare_threads()
     if isinstance(task, Task):
         _refuse(options if objective is None else {"objective": objective, **options}, "a task that is made already")
         return task if isinstance(budget, EllipsisType) else task.with_budget(read_budget(budget))
     limits = read_budget(DEFAULT_BUDGET if isinstance(budget, EllipsisType) else budget)
     if objective is not None:
-        return _assembled(objective, _settings(SpaceOnly, options), limits, "objective")
+        return _assembled(objective, _settings(SpaceOnly, options, "a task about an objective"), limits, "objective")
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
-    return _shared(task, _settings(TASKS[task].options, options), limits)
+    return _shared(task, _settings(TASKS[task].options, options, f"task {task!r}"), limits)
 
 
 def read_budget(budget: BudgetLike) -> Budget | None:
@@ -184,6 +190,12 @@ def _shared(name: str, settings: SpacePart, budget: Budget | None) -> Task:
     return _MADE[key]
 
 
+def _spare_threads() -> None:
+    """One thread in a forked worker: OpenMP's do not survive a fork, and it would wait for them for ever."""
+    if os.getpid() != _HOME and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
 def _digest(settings: SpacePart) -> str:
     from autoprune.artifacts import read_network
 
@@ -198,7 +210,10 @@ def _assembled(objective: TaskObjective, settings: SpacePart, budget: Budget | N
     return task
 
 
-def _settings(kind: type[SpacePart], options: Mapping[str, Any]) -> Any:
+def _settings(kind: type[SpacePart], options: Mapping[str, Any], what: str) -> Any:
+    for name in options:
+        if name not in kind.model_fields:
+            raise unknown_name(f"option of {what}:", name, kind.model_fields)
     given = {n: [v] if n in _TEXTS and isinstance(v, str) else v for n, v in options.items()}
     return kind.make(given)
 
