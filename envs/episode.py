@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,14 @@ class Episode:
         self.removed[group.name] = group.removals[decision.place]
         self.decisions.append(decision)
         del self._later[group.name]
+        self.cost = self.task.cost(self.removed)
+
+    def decide_rest(self, decisions: Sequence[Decision]) -> None:
+        """Decide every group that is left, in order; costs are counted once."""
+        rest = self.task.space.groups[len(self.decisions) :]
+        self.removed |= {g.name: g.removals[d.place] for g, d in zip(rest, decisions, strict=True)}
+        self.decisions += decisions
+        self._later.clear()
         self.cost = self.task.cost(self.removed)
 
     def keeps_within_reach(self, place: int) -> bool:

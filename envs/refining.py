@@ -124,8 +124,7 @@ def arranged(task: Task, decisions: Decisions, reconstruction: str | None = None
         UnknownNameError: a reconstruction that the space does not have.
     """
     episode = Episode(task, reconstruction)
-    for decision in decisions:
-        episode.decide(decision)
+    episode.decide_rest(decisions)
     return episode
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune.envs import Task, make_task
-from autoprune.envs.episode import Decision
+from autoprune.envs.episode import Decision, Episode
 from autoprune.envs.refining import LESS, MORE, Decisions, Moves, arranged
 from autoprune.plan import Pattern
 from autoprune.problems import KnownAnswer
@@ -88,3 +88,14 @@ def test_groups_with_few_counts_move_by_at_least_one() -> None:
     assert moves.strides == (1,)
     assert moves.moved((Decision(0),), 0, MORE) == (Decision(1),)
     assert arranged(moves.task, (Decision(1),)).removed == {few.groups[0].name: 1}
+
+
+def test_all_decided_at_once_is_decided_one_by_one() -> None:
+    task = task_of(counts=9)
+    decisions = (Decision(3), Decision(0, 1), Decision(8, 1))
+    at_once, one_by_one = arranged(task, decisions), Episode(task)
+    for decision in decisions:
+        one_by_one.decide(decision)
+    assert at_once.done
+    assert (at_once.plan, at_once.values, at_once.cost) == (one_by_one.plan, one_by_one.values, one_by_one.cost)
+    assert (at_once.decisions, at_once.sparsities) == (one_by_one.decisions, one_by_one.sparsities)
