@@ -90,17 +90,21 @@ def nearest(curve: Curve, sparsity: float) -> float | None:
 def history(points: Sequence[Point], title: str = "Trials in order") -> Figure:
     """Accuracy of every trial, those over budget apart, and the best so far as a step."""
     figure, axes = _canvas(8.0, 4.0)
-    fits = [p for p in points if p.accuracy is not None and p.feasible]
-    for name, chosen, color, marker in (
-        ("over budget", [p for p in points if p.accuracy is not None and not p.feasible], QUIET, "o"),
-        ("within budget", [p for p in fits if not p.baseline], KEPT, "o"),
-        ("baselines", [p for p in fits if p.baseline], INK, "D"),
-    ):
+    from autoprune.report.content import sorts
+
+    looks = {
+        "over budget": (QUIET, "o"),
+        "stopped early": (QUIET, "v"),
+        "within budget": (KEPT, "o"),
+        "baselines": (INK, "D"),
+    }
+    for name, chosen in sorts(points).items():
         if chosen:
             xs, ys = [p.number for p in chosen], [p.accuracy or 0.0 for p in chosen]
+            color, marker = looks[name]
             axes.scatter(xs, ys, color=color, s=18, marker=marker, label=name)
-    if fits:
-        axes.step(*best_so_far(fits), where="post", color=ACCENT, linewidth=1.4, label="best so far")
+    if any(p.judged for p in points):
+        axes.step(*best_so_far(points), where="post", color=ACCENT, linewidth=1.4, label="best so far")
     _label(axes, title, "trial", "validation accuracy")
     _legend(axes)
     return figure
@@ -175,12 +179,14 @@ def _zoom(axes: Axes, found: Comparison, scale: float) -> None:
 
 
 def best_so_far(points: Sequence[Point]) -> tuple[list[int], list[float]]:
-    """Trial numbers and the highest accuracy up to each."""
+    """Trial numbers, from the first that can be the best on, and the highest accuracy of such trials up to each."""
     numbers, values, best = [], [], float("-inf")
     for point in points:
-        best = max(best, point.accuracy if point.accuracy is not None else best)
-        numbers.append(point.number)
-        values.append(best)
+        if point.judged:
+            best = max(best, point.accuracy or 0.0)
+        if best > float("-inf"):
+            numbers.append(point.number)
+            values.append(best)
     return numbers, values
 
 

@@ -50,7 +50,14 @@ def test_history_sets_trials_apart_and_the_best_never_falls() -> None:
         "best so far",
     ]
     (line,) = axes.lines
-    assert list(line.get_ydata()) == [0.90, 0.90, 0.95]  # what is over budget does not count
+    assert list(line.get_ydata()) == [0.90, 0.90, 0.90, 0.90, 0.95]  # what is over budget does not count
+
+
+def test_a_stopped_trial_is_never_the_best() -> None:
+    points = [Point(0, 0.90), Point(1, 0.95, status="stopped"), Point(2, 0.91), Point(3, None, status="rejected")]
+    assert plots.best_so_far(points) == ([0, 1, 2, 3], [0.90, 0.90, 0.91, 0.91])
+    shown = {text.get_text() for text in plots.history(points).axes[0].get_legend().get_texts()}
+    assert shown == {"stopped early", "within budget", "best so far"}
 
 
 def test_best_so_far_passes_over_what_failed() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -50,10 +50,10 @@ class Point:
 
     Attributes:
         number: in the study.
-        accuracy: ``None`` where it failed or was stopped.
+        accuracy: ``None`` where there is none; of a stopped trial, of the images and steps it got to.
         ratios: cost over the dense network's, by metric.
         feasible: whether it meets the budget.
-        status: ``ok``, ``failed`` or ``stopped``.
+        status: ``ok``, ``failed``, ``stopped`` (given up early), or ``rejected`` (over budget, never evaluated).
         source: the baseline or controller that proposed it; ``baseline``: whether it is one of the first.
         front: whether nothing is better in everything.
     """
@@ -66,6 +66,23 @@ class Point:
     source: str = ""
     baseline: bool = False
     front: bool = False
+
+    @property
+    def judged(self) -> bool:
+        """Whether its accuracy may be the best: it was evaluated to the end and meets the budget."""
+        return self.status == "ok" and self.feasible and self.accuracy is not None
+
+
+def sorts(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """Trials that have an accuracy, by what they are; a stopped one has that of its last images or steps alone."""
+    shown = [p for p in points if p.accuracy is not None]
+    judged = [p for p in shown if p.judged]
+    return {
+        "over budget": [p for p in shown if not p.feasible],
+        "stopped early": [p for p in shown if p.feasible and not p.judged],
+        "within budget": [p for p in judged if not p.baseline],
+        "baselines": [p for p in judged if p.baseline],
+    }
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoprune.plots import ACCENT, BAD, INK, KEPT, QUIET, REMOVED, best_so_far
-from autoprune.report.content import Bar, Point
+from autoprune.report.content import Bar, Point, sorts
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -37,17 +37,17 @@ def history(points: Sequence[Point]) -> Figure:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    judged = [p for p in points if p.accuracy is not None]
-    fits = [p for p in judged if p.feasible]
-    for name, chosen, color, symbol in (
-        ("over budget", [p for p in judged if not p.feasible], QUIET, "circle"),
-        ("within budget", [p for p in fits if not p.baseline], KEPT, "circle"),
-        ("baselines", [p for p in fits if p.baseline], INK, "diamond"),
-    ):
+    looks = {
+        "over budget": (QUIET, "circle"),
+        "stopped early": (QUIET, "triangle-down"),
+        "within budget": (KEPT, "circle"),
+        "baselines": (INK, "diamond"),
+    }
+    for name, chosen in sorts(points).items():
         if chosen:
-            figure.add_trace(_dots(name, [p.number for p in chosen], chosen, color, symbol))
-    if fits:
-        xs, ys = best_so_far(fits)
+            figure.add_trace(_dots(name, [p.number for p in chosen], chosen, *looks[name]))
+    if any(p.judged for p in points):
+        xs, ys = best_so_far(points)
         line = {"color": ACCENT, "shape": "hv"}
         figure.add_trace(go.Scatter(x=xs, y=ys, mode="lines", name="best so far", line=line, hoverinfo="skip"))
     _failed(figure, points)
@@ -86,19 +86,22 @@ def _dots(name: str, xs: Sequence[float], points: Sequence[Point], color: str, s
 
 
 def _failed(figure: Figure, points: Sequence[Point]) -> None:
-    """Marks on the axis for trials without an accuracy."""
+    """Marks on the axis for trials without an accuracy: those that failed, and those that were never evaluated."""
     import plotly.graph_objects as go
 
-    failed = [p for p in points if p.accuracy is None]
-    values = [p.accuracy for p in points if p.accuracy is not None]
-    if failed:
-        floor = min(values, default=0.0)
-        marker = {"color": BAD, "symbol": "x", "size": 8}
-        text = [_told(p) for p in failed]
-        xs, ys = [p.number for p in failed], [floor] * len(failed)
-        figure.add_trace(
-            go.Scatter(x=xs, y=ys, mode="markers", name="no result", marker=marker, hovertext=text, hoverinfo="text")
-        )
+    without = [p for p in points if p.accuracy is None]
+    floor = min([p.accuracy for p in points if p.accuracy is not None], default=0.0)
+    unseen = [p for p in without if p.status == "rejected"]
+    failed = [p for p in without if p.status != "rejected"]
+    for name, chosen, color, symbol in (
+        ("rejected unseen", unseen, QUIET, "line-ns-open"),
+        ("no result", failed, BAD, "x"),
+    ):
+        if chosen:
+            marker = {"color": color, "symbol": symbol, "size": 8}
+            told = {"hovertext": [_told(p) for p in chosen], "hoverinfo": "text"}
+            xs, ys = [p.number for p in chosen], [floor] * len(chosen)
+            figure.add_trace(go.Scatter(x=xs, y=ys, mode="markers", name=name, marker=marker, **told))
 
 
 def _told(point: Point) -> str:
