@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from autoprune.checks import whole
 from autoprune.errors import ArtifactError, SettingsError, StudyError, unknown_name
 from autoprune.files import write_text
 from autoprune.plan import LayerDecision, Plan
@@ -142,6 +143,7 @@ def sensitivity(
     *,
     method: str | None = None,
     levels: Sequence[float] = LEVELS,
+    images: int | None = None,
     cache_dir: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
@@ -152,15 +154,19 @@ def sensitivity(
         space: groups, and the counts that rounding allows them.
         method: chooses the units; the space's first one by default.
         levels: sparsities in (0, 1); each group takes the allowed count next to each, and none twice.
+        images: of the validation split that judge (:func:`narrowed`); all of them by default.
         cache_dir: results are kept here group by group, so that a killed run goes on where it was.
         progress: called with (evaluations done, of how many).
 
     Raises:
-        SettingsError: a level out of range.
+        SettingsError: a level out of range, or fewer than one image.
         StudyError: not one evaluation worked.
     """
     if not levels or any(not 0 < level < 1 for level in levels):
         raise SettingsError(f"levels of a sensitivity analysis must be in (0, 1), but got {list(levels)!r}")
+    if images is not None:
+        whole("images of a sensitivity analysis", images, least=1)
+        objective = narrowed(objective, images)
     method = method or space.methods[0]
     counts = {g.name: _counts(g, levels) for g in space.groups}
     cache = _Cache(cache_dir, objective, method, space.reconstructions[0])
@@ -181,6 +187,39 @@ def sensitivity(
         raise StudyError(f"all {total} evaluations of the sensitivity analysis failed; the last one with {faults[-1]}")
     dense = objective.dense
     return Sensitivity(method, dense.accuracy, dense.loss, tuple(curves))
+
+
+def narrowed(objective: Judge, images: int) -> Judge:
+    """``objective`` on ``images`` validation samples, without retraining, races and latencies.
+
+    That is enough to tell which group suffers most. The samples are drawn without replacement by the objective's seed,
+    so that equal objectives are narrowed alike; an objective with no more than that, or with no samples at all
+    (:mod:`autoprune.problems`), comes back as it is.
+    """
+    import torch
+
+    from autoprune.finetune import FinetuneSettings
+    from autoprune.objective import Objective
+    from autoprune.seeding import generator
+
+    if not isinstance(objective, Objective) or len(objective.data.validation) <= images:
+        return objective
+    settings, data = objective.settings, objective.data
+    drawn = torch.randperm(len(data.validation), generator=generator(settings.seed, "sensitivity"))[:images]
+    return Objective(
+        objective.model,
+        replace(data, validation=data.validation.subset(drawn)),
+        settings=replace(
+            settings,
+            finetune=FinetuneSettings(),
+            stages=None,
+            race=None,
+            latency=None,
+            precision=objective.precision.name,
+            batch_size=objective.batch,
+        ),
+        graph=objective.graph,
+    )
 
 
 def _counts(group: GroupSpace, levels: Sequence[float]) -> tuple[int, ...]:

@@ -12,6 +12,8 @@ from autoprune.search.base import Context, Controller, Point
 from autoprune.search.records import TrialRecord
 from autoprune.sensitivity import Sensitivity, sensitivity
 
+IMAGES = 1000  # that judge sensitivity curves
+
 
 def uniform(context: Context, method: str) -> Point:
     """The same sparsity in every group, the smallest that meets the budget."""
@@ -40,11 +42,14 @@ def greedy(context: Context, method: str) -> Point:
 
     Harm is read off sensitivity curves: the rise of the loss when one group alone is pruned, without retraining, made
     convex so that a step that looks past a bump is seen. What is found is shifted until it just meets the budget.
+    :data:`IMAGES` validation images judge the curves, for only their relation to each other counts; what is found is
+    judged on all of them, as every trial.
     """
     curves = sensitivity(
         context.objective,
         context.space,
         method=method,
+        images=IMAGES,
         cache_dir=context.cache_dir,
         progress=lambda done, total: context.notice("sensitivity", done, total),
     )

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from autoprune.artifacts import network_digest
 from autoprune.costs import Budget
 from autoprune.errors import SettingsError, StudyError, UnknownNameError
+from autoprune.evaluation import evaluate
+from autoprune.finetune import FinetuneSettings
 from autoprune.fitting import Target
+from autoprune.objective import Objective, ObjectiveSettings, RaceSettings
+from autoprune.plan import Plan
 from autoprune.problems import TOP, KnownAnswer
+from autoprune.search import baselines
 from autoprune.search.base import Context
-from autoprune.search.baselines import BASELINES, greedy_path
+from autoprune.search.baselines import BASELINES, greedy, greedy_path
 from autoprune.search.mirror import Mirror
-from autoprune.sensitivity import Curve, Sensitivity, sensitivity
+from autoprune.sensitivity import Curve, Sensitivity, narrowed, sensitivity
 from autoprune.space import SearchSpace
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def context(problem, budget="macs=0.5", **options):
@@ -65,6 +74,57 @@ def test_another_problem_or_method_has_another_cache(tmp_path):
         assert len(problem.calls) == 8
     assert len(list(tmp_path.iterdir())) == 3
     assert space.methods == ("l1_norm", "fpgm")
+
+
+@pytest.fixture(scope="module")
+def network(model, data):
+    """An objective with everything that curves leave out."""
+    return Objective(model, data, settings=ObjectiveSettings(FinetuneSettings(steps=3), race=RaceSettings(), seed=2))
+
+
+def test_some_images_judge_as_the_objective_does(network, model, data):
+    few = narrowed(network, 100)
+    rows = {(x.numpy().tobytes(), int(y)) for x, y in zip(data.validation.x, data.validation.y, strict=True)}
+    drawn = [(x.numpy().tobytes(), int(y)) for x, y in zip(few.data.validation.x, few.data.validation.y, strict=True)]
+    assert len(drawn) == 100
+    assert set(drawn) <= rows
+    assert len(few.data.validation.y.unique()) == 10
+    plan = Plan.uniform(network.graph, sparsity=0.4)
+    by_hand = evaluate(few.build(plan).module, few.data.validation)
+    assert few(plan).accuracy == by_hand.accuracy
+    assert list(few(plan).stages) == ["dense", "recalibrated"]
+    assert network_digest(few.build(plan).module) == network_digest(network.build(replace(plan, steps=0)).module)
+    assert narrowed(network, len(data.validation)) is network
+    again = Objective(model, data, settings=replace(network.settings, finetune=FinetuneSettings()))
+    assert narrowed(again, 100).identity == few.identity  # retraining plays no part
+    other = Objective(model, data, settings=replace(network.settings, seed=3))
+    assert narrowed(other, 100).data.validation.y.tolist() != few.data.validation.y.tolist()
+
+
+def test_curves_of_some_images_are_kept_by_themselves(network, tmp_path):
+    space = SearchSpace.from_graph(network.graph)
+    some = [sensitivity(network, space, levels=(0.5,), images=n, cache_dir=tmp_path) for n in (50, 100, None, 10**6)]
+    assert len(list(tmp_path.iterdir())) == 3
+    assert some[2] == some[3]
+    assert some[2].accuracy == network.dense.accuracy
+    assert some[0].accuracy == narrowed(network, 50).dense.accuracy
+    assert some[0] == sensitivity(network, space, levels=(0.5,), images=50, cache_dir=tmp_path)
+    with pytest.raises(SettingsError, match="images of a sensitivity analysis must be a whole number from 1 on"):
+        sensitivity(network, space, images=0)
+
+
+def test_greedy_is_as_good_by_some_images(model, data, tmp_path, monkeypatch):
+    """Measured: accuracy without retraining on all images, for several draws of those that judge the curves."""
+
+    def accuracies(images, seed):
+        monkeypatch.setattr(baselines, "IMAGES", images)
+        network = Objective(model, data, settings=ObjectiveSettings(seed=seed))
+        made = [replace(context(network, budget), cache_dir=tmp_path) for budget in ("macs=0.6", "macs=0.5")]
+        return [network(m.space.plan(greedy(m, "l1_norm"))).accuracy for m in made]
+
+    few = [accuracies(100, seed) for seed in range(3)]
+    assert few != [few[0]] * 3  # the draws do differ
+    assert np.mean(few) > np.mean(accuracies(10**6, 0)) - 0.01
 
 
 def test_harm_never_falls_and_can_be_made_convex():
