@@ -134,7 +134,7 @@ class Episode:
         After the last decision the features that never change stay those of the last group.
         """
         place = len(self.decisions)
-        seen = self.task.features[min(place, len(self.task) - 1)].copy()
+        seen: Floats = self.task.features[min(place, len(self.task) - 1)].copy()
         seen[REDUCED] = 1 - self.cost.macs / max(self.task.objective.dense_cost.macs, 1)
         if place:
             group = self.task.space.groups[place - 1]

@@ -28,10 +28,11 @@ def requirement_names(lines: list[str]) -> set[str]:
 
 
 def modules_of(root: Path) -> set[str]:
-    """Every module of a checkout, as it stands in a wheel."""
+    """Every module and asset of a checkout, as it stands in a wheel."""
     found = set()
     for folder, _, files in os.walk(root / "autoprune", followlinks=True):
-        found |= {str((Path(folder) / f).relative_to(root)) for f in files if f.endswith(".py") or f == "py.typed"}
+        paths = {(Path(folder) / f).relative_to(root) for f in files}
+        found |= {str(p) for p in paths if p.suffix == ".py" or p.name == "py.typed" or "assets" in p.parts}
     return found
 
 
@@ -152,6 +153,7 @@ def test_the_wheel_of_a_clean_clone_holds_every_module(clone: Path, wheel: Path)
     assert packed == modules_of(clone)
     assert "autoprune/search/__init__.py" in packed
     assert "autoprune/envs/__init__.py" in packed
+    assert "autoprune/envs/assets/digits_cnn/model.safetensors" in packed
     assert not any(n.startswith(("envs/", "search/", "tests/")) for n in names)
     assert any(n.endswith("licenses/LICENSE") for n in names)
 
@@ -163,10 +165,15 @@ def test_the_wheel_works_in_an_empty_environment_outside_the_checkout(clone: Pat
     python = str(home / "venv" / "bin" / "python")
     constraints = str(clone / "constraints.txt")
     run([python, "-m", "pip", "install", "--quiet", "-c", constraints, str(wheel)], home, seconds=1500)
-    where = run([python, "-c", "import autoprune.search, autoprune.envs; print(autoprune.__file__)"], home)
+    where = run([python, "-c", "import autoprune.search; print(autoprune.__file__)"], home)
     assert str(home) in where
     autoprune = str(home / "venv" / "bin" / "autoprune")
     assert "search" in run([autoprune, "--help"], home)
     assert "l1_norm" in run([autoprune, "list", "methods"], home)
     assert "best" in run([autoprune, "search", "--trials", "3"], home)
     assert (home / "runs" / "digits-digits_cnn" / "best" / "model.safetensors").is_file()
+    missing = "from autoprune.errors import MissingExtraError as E\ntry: import autoprune.envs\nexcept E as e: print(e)"
+    assert "autoprune[rl]" in run([python, "-c", missing], home)
+    run([python, "-m", "pip", "install", "--quiet", "-c", constraints, f"{wheel}[rl]"], home, seconds=1500)
+    begin = "import gymnasium, autoprune.envs as e; print(gymnasium.make('autoprune/Layerwise-v0').reset(seed=0)[0].shape)"
+    assert run([python, "-c", begin], home).strip() == "(11,)"
