@@ -175,5 +175,5 @@ def test_the_wheel_works_in_an_empty_environment_outside_the_checkout(clone: Pat
     missing = "from autoprune.errors import MissingExtraError as E\ntry: import autoprune.envs\nexcept E as e: print(e)"
     assert "autoprune[rl]" in run([python, "-c", missing], home)
     run([python, "-m", "pip", "install", "--quiet", "-c", constraints, f"{wheel}[rl]"], home, seconds=1500)
-    begin = "import gymnasium, autoprune.envs as e; print(gymnasium.make('autoprune/Layerwise-v0').reset(seed=0)[0].shape)"
+    begin = "import gymnasium as g, autoprune.envs; print(g.make('autoprune/Layerwise-v0').reset(seed=0)[0].shape)"
     assert run([python, "-c", begin], home).strip() == "(11,)"
