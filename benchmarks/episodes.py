@@ -4,7 +4,8 @@ MobileNetV1 (stem of stride 1, trained for a moment) on CIFAR-10: the budget hol
 counts that stay are multiples of 8, at least a fifth of each group stays, every layer is repaired from moments of
 3,000 images, and the plan is judged on 5,000 images. ``random`` draws actions; ``ddpg`` takes those of an actor that
 learns after each episode (its updates count). ``+ recalibration`` also estimates batch-norm statistics anew, a pass
-over the 3,000 images more. Each run is a fresh process; the runs take turns.
+over the 3,000 images more. Each run is a fresh process; the runs take turns. An episode while which something else
+kept the machine busy is left out and counted in ``disturbed``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import gymnasium
@@ -28,38 +32,34 @@ from autoprune.finetune import FinetuneSettings, finetune
 from autoprune.seeding import seeded
 from benchmarks.common import network, seconds, spread, worker, write
 
+DISTURBED = 0.1  # cores that others keep busy, from which on a time is left out
 KINDS = ("random", "ddpg", "random + recalibration")
 TOGETHER, ALONE = "together", "alone"
 
 
 class Clock(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Takes the time of every step, and at the end of an episode of its parts."""
+    """Takes the time of every step: what is decided, and what the last one is judged in."""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
-        self.episodes: list[dict[str, float]] = []
-        self._deciding, self._ended = 0.0, time.perf_counter()
+        self.parts: dict[str, float] = {}
+        self._deciding = 0.0
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """A step of the environment."""
+        """A step of the environment; the last one leaves seconds in ``parts``."""
         base: Any = self.unwrapped
         start = time.perf_counter()
         found = self.env.step(action)
-        now = time.perf_counter()
-        if not found[2]:
-            self._deciding += now - start
-            return found
-        judged = base.outcome.seconds
-        self._deciding += now - start - judged["total"]
-        parts = {part: judged.get(part, 0.0) for part in ("evaluate", "prune", "recalibrate", "total")}
-        whole = now - self._ended
-        self.episodes.append({"whole": whole, "deciding": self._deciding / len(base.task), **parts})
-        self._deciding, self._ended = 0.0, now
+        self._deciding += time.perf_counter() - start
+        if found[2]:
+            judged = base.outcome.seconds
+            step = (self._deciding - judged["total"]) / len(base.task)
+            self.parts = {
+                "step": step,
+                **{part: judged.get(part, 0.0) for part in ("evaluate", "prune", "recalibrate")},
+            }
+            self._deciding = 0.0
         return found
-
-    def start(self) -> None:
-        """An episode begins now."""
-        self._ended = time.perf_counter()
 
 
 def memory(field: str) -> float:
@@ -81,17 +81,22 @@ def train(options: argparse.Namespace) -> None:
     print("{}")
 
 
-def opened(options: argparse.Namespace) -> tuple[Any, dict[str, float]]:
+def opened(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The task, and what it took to set it up."""
     data = load_data("cifar10", calibration=options.calibration)
     data = replace(data, validation=data.validation.subset(torch.arange(options.images)))
-    model = network(options.network, options.checkpoint)
-    before, start = memory("VmRSS"), time.perf_counter()
-    settings = ObjectiveSettings(precision=options.precision, recalibrate="recalibration" in options.run)
-    objective = Objective(model, data, settings=settings)
-    task = make_task(objective=objective, budget="macs=0.5", max_sparsity=0.8, round_to=8, reconstruction="mauch_yang")
-    facts = {"setup_s": time.perf_counter() - start, "before_mib": before, "precision": objective.precision.name}
-    return task, facts
+    model, made = network(options.network, options.checkpoint), []
+    before = memory("VmRSS")
+
+    def open_task() -> None:
+        settings = ObjectiveSettings(precision=options.precision, recalibrate="recalibration" in options.run)
+        objective = Objective(model, data, settings=settings)
+        limits = {"budget": "macs=0.5", "max_sparsity": 0.8, "round_to": 8}
+        made.append(make_task(objective=objective, reconstruction="mauch_yang", **limits))
+
+    wall, load = seconds(open_task)
+    precision = made[0].objective.precision.name
+    return made[0], {"setup": {"wall": wall, "load": load}, "before_mib": before, "precision": precision}
 
 
 def episodes(options: argparse.Namespace) -> dict[str, Any]:
@@ -100,31 +105,29 @@ def episodes(options: argparse.Namespace) -> dict[str, Any]:
     env = Clock(BudgetClip(gymnasium.make("autoprune/Layerwise-v0", task=task)))
     env.reset(seed=options.seed)
     env.action_space.seed(options.seed)
-    run = _learn if options.run == "ddpg" else _draw
-    wall, load = seconds(lambda: run(env, options.episodes))
-    del wall
-    return {**facts, "episodes": env.episodes, "load": load, "peak_mib": memory("VmHWM")}
+    one = _learning(env) if options.run == "ddpg" else partial(_drawn, env)
+    one()
+    found = []
+    for _ in range(options.episodes):
+        wall, load = seconds(one)
+        found.append({"wall": wall, "load": load, **env.parts})
+    return {**facts, "episodes": found, "peak_mib": memory("VmHWM")}
 
 
-def _draw(env: Clock, count: int) -> None:
-    env.start()
-    for _ in range(count):
-        env.reset()
-        done = False
-        while not done:
-            done = env.step(env.action_space.sample())[2]
+def _drawn(env: Clock) -> None:
+    env.reset()
+    done = False
+    while not done:
+        done = env.step(env.action_space.sample())[2]
 
 
-def _learn(env: Clock, count: int) -> None:
+def _learning(env: Clock) -> Callable[[], object]:
     from autoprune.search.rl.agents import build
     from autoprune.search.rl.settings import DDPGSettings
 
     steps = len(env.get_wrapper_attr("task"))
     model = build("ddpg", DDPGSettings(warmup=1), env, steps, 0)
-    model.learn(steps)  # warm-up
-    env.episodes.clear()
-    env.start()
-    model.learn(count * steps, reset_num_timesteps=False)
+    return lambda: model.learn(steps, reset_num_timesteps=False)
 
 
 def rate(options: argparse.Namespace) -> dict[str, Any]:
@@ -134,21 +137,22 @@ def rate(options: argparse.Namespace) -> dict[str, Any]:
     envs = BudgetClipVector(LayerwiseVectorEnv(number, task=task, autoreset_mode="SameStep"))
     envs.reset(seed=options.seed)
     draw = np.random.default_rng(options.seed)
-    deciding: list[float] = []
+    steps: list[float] = []
 
-    def episode() -> None:
-        for _ in range(len(task)):
+    def several() -> None:
+        for left in reversed(range(len(task))):
             start = time.perf_counter()
-            *_, infos = envs.step(draw.uniform(-1, 1, (number, 1)).astype(np.float32))
-            if "final_info" not in infos:
-                deciding.append((time.perf_counter() - start) / number)
+            envs.step(draw.uniform(-1, 1, (number, 1)).astype(np.float32))
+            if left:
+                steps.append((time.perf_counter() - start) / number)
 
-    episode()
-    deciding.clear()
-    times = options.episodes // number
-    wall, load = seconds(lambda: [episode() for _ in range(times)])
-    found = {"rate": times * number / wall, "deciding": deciding, "load": load, "peak_mib": memory("VmHWM")}
-    return {**facts, **found}
+    several()
+    found = []
+    for _ in range(options.episodes // number):
+        steps.clear()
+        wall, load = seconds(several)
+        found.append({"wall": wall / number, "load": load, "step": sum(steps) / len(steps)})
+    return {**facts, "episodes": found, "peak_mib": memory("VmHWM")}
 
 
 def main() -> None:
@@ -186,44 +190,38 @@ def _rows(options: argparse.Namespace, checkpoint: str) -> list[dict[str, Any]]:
     if not options.checkpoint:
         run("train", 0)
     turns = [{kind: run(kind, repeat) for kind in (*KINDS, TOGETHER, ALONE)} for repeat in range(options.repeats)]
-    rows = [_row(kind, [turn[kind] for turn in turns]) for kind in KINDS]
-    rates = {kind: [turn[kind] for turn in turns] for kind in (TOGETHER, ALONE)}
-    return [*rows, *(_rate_row(kind, rates) for kind in rates)]
+    alone = [_median(turn[ALONE]) for turn in turns]
+    return [_row(kind, [turn[kind] for turn in turns], alone) for kind in turns[0]]
 
 
-def _row(kind: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(kind: str, runs: list[dict[str, Any]], alone: list[float]) -> dict[str, Any]:
     every = [episode for run in runs for episode in run["episodes"]]
-    return {
-        "actions": kind,
-        "episode_s": spread([e["whole"] for e in every], 3),
-        "validation_s": spread([e["evaluate"] for e in every], 3),
-        "validation_share": spread([e["evaluate"] / e["whole"] for e in every], 3),
-        "repair_s": spread([e["prune"] for e in every], 3),
-        "recalibration_s": spread([e["recalibrate"] for e in every], 3),
-        "step_ms": spread([1000 * e["deciding"] for e in every], 3),
-        **_facts(runs),
-    }
-
-
-def _rate_row(kind: str, rates: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    runs, others = rates[kind], rates[ALONE]
-    return {
-        "actions": f"random, {kind}",
-        "episodes_per_s": spread([run["rate"] for run in runs], 3),
-        "over_alone": spread([a["rate"] / b["rate"] for a, b in zip(runs, others, strict=True)], 2),
-        "step_ms": spread([1000 * s for run in runs for s in run["deciding"]], 3),
-        **_facts(runs),
-    }
-
-
-def _facts(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "setup_s": spread([run["setup_s"] for run in runs], 2),
+    clean = _clean(every)
+    row: dict[str, Any] = {"episodes": kind, "episode_s": spread([e["wall"] for e in clean], 3)}
+    if kind in KINDS:
+        parts = {"validation_s": "evaluate", "repair_s": "prune", "recalibration_s": "recalibrate"}
+        row |= {name: spread([e[part] for e in clean], 3) for name, part in parts.items()}
+        row["validation_share"] = spread([e["evaluate"] / e["wall"] for e in clean], 3)
+    else:
+        row["rate_over_alone"] = spread([b / _median(run) for run, b in zip(runs, alone, strict=True)], 2)
+    return row | {
+        "step_ms": spread([1000 * e["step"] for e in clean], 3),
+        "setup_s": spread([s["wall"] for s in _clean([run["setup"] for run in runs])], 2),
         "before_mib": spread([run["before_mib"] for run in runs], 0),
         "peak_mib": spread([run["peak_mib"] for run in runs], 0),
         "precision": runs[0]["precision"],
-        "foreign_cores": spread([run["load"] for run in runs], 2),
+        "disturbed": sum(e["load"] > DISTURBED for e in every),
+        "foreign_cores": spread([e["load"] for e in clean], 2),
     }
+
+
+def _clean(timed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that had the machine to themselves; all, where none had."""
+    return [t for t in timed if t["load"] <= DISTURBED] or timed
+
+
+def _median(run: dict[str, Any]) -> float:
+    return median(episode["wall"] for episode in _clean(run["episodes"]))
 
 
 if __name__ == "__main__":
