@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from autoprune._version import __version__
 from autoprune.errors import ArtifactError
 
 
@@ -18,15 +21,26 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     Raises:
         ArtifactError: the folder cannot be written (read-only, full, missing rights).
     """
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """A file to write that takes the place of ``path`` when the block ends without an error.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
     path = Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
         temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -35,6 +49,15 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def keyed_path(folder: str | Path, label: str, facts: Mapping[str, object]) -> Path:
+    """The safetensors file in ``folder`` for what ``facts`` (JSON) and the release determine.
+
+    ``label`` only makes it readable.
+    """
+    text = json.dumps({"release": __version__, **facts}, sort_keys=True)
+    return Path(folder) / f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
 
 
 def write_text(path: str | Path, text: str) -> None:

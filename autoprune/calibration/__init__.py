@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from autoprune.calibration.collecting import collect
 from autoprune.calibration.stats import LayerStats, Need, read_stats, stats_digest, write_stats
+from autoprune.calibration.store import StatsStore
 
-__all__ = ["LayerStats", "Need", "collect", "read_stats", "stats_digest", "write_stats"]
+__all__ = ["LayerStats", "Need", "StatsStore", "collect", "read_stats", "stats_digest", "write_stats"]

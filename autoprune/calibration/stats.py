@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from autoprune.errors import ArtifactError
-from autoprune.files import write_bytes
+from autoprune.files import atomic_file
 
 STATS_VERSION = 1
 
@@ -86,11 +86,15 @@ def write_stats(path: str | Path, stats: Mapping[str, LayerStats]) -> None:
         ArtifactError: the folder cannot be written.
     """
     tensors, facts = _flat(stats)
-    write_bytes(path, save(tensors, metadata=facts))
+    with atomic_file(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=facts)
+        except SafetensorError as error:
+            raise ArtifactError(f"cannot write {str(path)!r}: {error}; free some room") from None
 
 
 def read_stats(path: str | Path) -> dict[str, LayerStats]:
-    """Read what :func:`write_stats` wrote.
+    """Read what :func:`write_stats` wrote; the tensors stay in the file, which processes that read it share.
 
     Raises:
         ArtifactError: no such file, a damaged one, or one of another release.

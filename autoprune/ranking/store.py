@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
@@ -11,8 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from autoprune._version import __version__
-from autoprune.files import write_bytes
+from autoprune.files import keyed_path, write_bytes
 from autoprune.graph import LayerGraph
 
 
@@ -27,8 +25,7 @@ class ScoreStore:
 
     def path(self, label: str, facts: dict[str, object]) -> Path:
         """The file for scores that ``facts`` (JSON) determine; ``label`` only makes it readable."""
-        text = json.dumps({"release": __version__, **facts}, sort_keys=True)
-        return self.folder / f"scores-{label}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
+        return keyed_path(self.folder, f"scores-{label}", facts)
 
     def read(self, path: Path) -> dict[str, Tensor]:
         """What the file holds."""
