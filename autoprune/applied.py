@@ -17,7 +17,7 @@ from autoprune.errors import MethodError, SettingsError
 from autoprune.graph import Group, LayerGraph, Role
 from autoprune.plan import Pattern, Plan
 from autoprune.resolve import Resolved, resolve
-from autoprune.surgery import KEPT_INPUTS, select_inputs, with_tensors
+from autoprune.surgery import KEPT_INPUTS, put_parameter, select_inputs, with_tensors
 
 if TYPE_CHECKING:
     from autoprune.calibration import LayerStats
@@ -202,10 +202,8 @@ def _statistics(
 def _mask_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Parameters replaced by masked ones, so that tensors shared with the dense network stay as they are."""
     for name, mask in masks.items():
-        owner, _, leaf = name.rpartition(".")
-        module = model.get_submodule(owner)
-        parameter = getattr(module, leaf)
-        setattr(module, leaf, nn.Parameter(parameter.detach() * mask, requires_grad=parameter.requires_grad))
+        old = model.get_parameter(name)
+        put_parameter(model, name, nn.Parameter(old.detach() * mask, requires_grad=old.requires_grad))
 
 
 def _spread(model: nn.Module, graph: LayerGraph, kept: Kept, small: nn.Module) -> nn.Module:

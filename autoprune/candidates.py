@@ -10,20 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.applied import PrunedModel, slim
-from autoprune.calibration import LayerStats, Need, collect
+from autoprune.artifacts import network_digest
+from autoprune.calibration import LayerStats, Need, StatsStore, collect
 from autoprune.data import DataSplits, Split
-from autoprune.deploy import deployed, foldable, folded_graph, lay_out
+from autoprune.deploy import deploy, deployed, foldable, folded_graph, lay_out
 from autoprune.evaluation import DTYPES
 from autoprune.failures import EmptyLayer
 from autoprune.graph import LayerGraph
 from autoprune.masking import removed_count
 from autoprune.objective_settings import ObjectiveSettings
-from autoprune.plan import Plan
+from autoprune.plan import Pattern, Plan
 from autoprune.ranking import Ranker
+from autoprune.ranking.store import graph_digest
 from autoprune.reconstruction import get_reconstruction, repair_module
 from autoprune.resolve import Resolved
 from autoprune.seeding import derive
-from autoprune.skeleton import Skeleton
+from autoprune.skeleton import Key, Known, Skeleton
+from autoprune.surgery import put_parameter
 
 _FOLD_TOLERANCE = 1e-3  # of the largest logit, in float32
 
@@ -49,6 +52,8 @@ class Candidates:
         self.model, self.graph, self.settings = model, graph, settings
         self.calibration = _prefix(data.calibration, settings.calibration_samples)
         self.norms = _proved(model, foldable(model, graph.norms), data)
+        digest = None if cache_dir is None else network_digest(model)
+        seen = None if cache_dir is None else f"{data.digest} {len(self.calibration)} {settings.seed}"
         self.ranker = Ranker(
             model,
             graph,
@@ -56,8 +61,11 @@ class Candidates:
             combine=settings.combine,
             seed=derive(settings.seed, "methods"),
             cache_dir=cache_dir,
-            stats_key=None if cache_dir is None else f"{data.digest} {len(self.calibration)} {settings.seed}",
+            digest=digest,
+            stats_key=seen,
         )
+        facts = {"network": digest, "graph": graph_digest(graph), "samples": seen}
+        self._stored = None if cache_dir is None else StatsStore(cache_dir, facts)
         self._stats: dict[Need, dict[str, LayerStats]] = {}
         self._bases: dict[str, nn.Module] = {}
         self._skeletons: dict[str, Skeleton] = {}
@@ -65,13 +73,17 @@ class Candidates:
     def stats(self, needs: frozenset[Need]) -> Mapping[str, LayerStats]:
         """Statistics of the calibration split; each need is collected once, all layers in one pass."""
         missing = frozenset(needs) - self._stats.keys()
-        if missing:
-            seed = derive(self.settings.seed, "calibration")
-            found = collect(self.model, self.graph, self.calibration, missing, seed=seed)
-            self._stats |= dict.fromkeys(missing, found)
+        if missing and self._stored is not None:
+            self._stats |= self._stored.get(missing, self._collected)
+        elif missing:
+            self._stats |= dict.fromkeys(missing, self._collected(missing))
         if len(needs) == 1 or len({id(self._stats[need]) for need in needs}) == 1:
             return self._stats[next(iter(needs))]
         return _merged([self._stats[need] for need in sorted(needs)])
+
+    def _collected(self, needs: frozenset[Need]) -> dict[str, LayerStats]:
+        seed = derive(self.settings.seed, "calibration")
+        return collect(self.model, self.graph, self.calibration, needs, seed=seed)
 
     def kept(self, resolved: Resolved) -> dict[str, Tensor]:
         """Sorted units that stay of each group that loses some."""
@@ -116,12 +128,38 @@ class Candidates:
         if not kept and not masks:
             return base
         skeleton = self._skeleton(precision)
-        if skeleton.fits(kept) and not masks:
-            return skeleton.candidate(kept)
+        if skeleton.fits(kept):
+            return skeleton.candidate(kept, masks)
         module = slim(base, self._folded, kept, share=True)
         _hold(module, masks)
         lay_out(module)
         return module
+
+    def quick(self, resolved: Resolved) -> bool:
+        """Whether the plan's network can be cut in a structure that is there already; see :meth:`Skeleton.fits`."""
+        return not any(self.graph.groups[name].pattern is Pattern.INPUT for name in resolved.removed)
+
+    def key(self, resolved: Resolved, precision: str) -> Key:
+        """For each of a skeleton's cuts what its tensor depends on; :meth:`quick` plans only.
+
+        Raises:
+            EmptyLayer: a layer keeps no weight.
+        """
+        kept = self.kept(resolved)
+        self._living(resolved, kept)
+        marks = {name: index.numpy().tobytes() for name, index in kept.items()}
+        masks = {str(self.graph.layer(n).weight): (d.method, d.sparsity) for n, d in resolved.weights.items()}
+        cuts = self._skeleton(precision).cuts
+        return tuple((*((n, marks[n]) for n in cut.groups if n in marks), masks.get(cut.name)) for cut in cuts)
+
+    def tensors(self, resolved: Resolved, precision: str, key: Key, known: Known) -> list[Tensor]:
+        """The plan's network as tensors for a :class:`Skeleton` of :meth:`whole`; see :meth:`Skeleton.tensors`."""
+        kept = self.kept(resolved)
+        return self._skeleton(precision).tensors(kept, self.masks(resolved, kept), keys=key, known=known)
+
+    def whole(self, precision: str) -> tuple[nn.Module, LayerGraph]:
+        """The dense network in its deployed form, and its graph."""
+        return self._base(precision), self._folded
 
     def made(self, plan: Plan, resolved: Resolved) -> PrunedModel:
         """The plan's network in float32 with tensors of its own, repaired as the plan says; not retrained.
@@ -139,9 +177,9 @@ class Candidates:
             _hold(module, masks)
         return PrunedModel(module.eval(), plan, self.graph, kept=kept, masks=masks)
 
-    def deployed(self, module: nn.Module, precision: str) -> nn.Module:
-        """A network of :meth:`made` in its deployed form."""
-        return deployed(module, self.norms, dtype=DTYPES[precision])
+    def deployed(self, module: nn.Module, precision: str, *, last: bool = False) -> nn.Module:
+        """A network of :meth:`made` in its deployed form; in place where this is the ``last`` that is wanted of it."""
+        return (deploy if last else deployed)(module, self.norms, dtype=DTYPES[precision])
 
     def _base(self, precision: str) -> nn.Module:
         if precision not in self._bases:
@@ -178,11 +216,8 @@ def cut(tensor: Tensor, name: str, graph: LayerGraph, kept: Mapping[str, Tensor]
 def _hold(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Put masked copies of the parameters into ``module``; the tensors it had are not written to."""
     for name, mask in masks.items():
-        owner, _, leaf = name.rpartition(".")
-        part = module.get_submodule(owner)
-        old = part._parameters[leaf]
-        assert old is not None
-        part._parameters[leaf] = nn.Parameter(old * mask, requires_grad=old.requires_grad)
+        old = module.get_parameter(name)
+        put_parameter(module, name, nn.Parameter(old * mask, requires_grad=old.requires_grad))
 
 
 def _proved(model: nn.Module, pairs: tuple[tuple[str, str], ...], data: DataSplits) -> tuple[tuple[str, str], ...]:

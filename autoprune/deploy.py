@@ -29,10 +29,14 @@ def deployed(module: nn.Module, norms: Pairs = (), *, dtype: torch.dtype = torch
         norms: pairs (layer, batch norm that alone consumes it), as in ``LayerGraph.norms``.
         dtype: of every parameter and floating-point buffer.
     """
-    copy = with_tensors(module, {}, share=True).eval()
-    fold_norms(copy, foldable(copy, norms))
-    lay_out(copy, dtype)
-    return copy
+    return deploy(with_tensors(module, {}, share=True), norms, dtype=dtype)
+
+
+def deploy(module: nn.Module, norms: Pairs = (), *, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """:func:`deployed` in place, for a network that nobody needs as it was; returns ``module``."""
+    fold_norms(module.eval(), foldable(module, norms))
+    lay_out(module, dtype)
+    return module
 
 
 def foldable(module: nn.Module, norms: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,19 +87,23 @@ class EvalSet:
             ModelError: the network does not return logits ``[N, classes]``.
         """
         stop = len(self) if stop is None else min(stop, len(self))
-        correct = torch.empty(stop - start, dtype=torch.bool)
-        loss = 0.0
         with torch.inference_mode():
-            for at in range(start, stop, self.batch):
-                end = min(at + self.batch, stop)
-                logits = checked_logits(module(self.x[at:end]), self.y[at:end])
-                torch.eq(logits.argmax(1), self.y[at:end], out=correct[at - start : end - start])
-                loss += float(nn.functional.cross_entropy(logits, self.y[at:end], reduction="sum"))
-                if not math.isfinite(loss):
-                    raise NotFinite(
-                        f"the loss is {'NaN' if math.isnan(loss) else 'infinite'} on the validation samples"
-                    )
-        return Evaluation(correct, loss / max(stop - start, 1))
+            parts = list(until_not_finite(self.block(module, *ends) for ends in self.blocks(start, stop)))
+        return gathered(parts)
+
+    def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Samples ``start`` to ``stop`` in forward passes: (first, after the last) of each."""
+        return [(at, min(at + self.batch, stop)) for at in range(start, stop, self.batch)]
+
+    def block(self, module: nn.Module, start: int, stop: int) -> tuple[Tensor, float]:
+        """One forward pass: which of the samples are right ``[stop - start]``, and the sum of their cross-entropies.
+
+        Raises:
+            ModelError: the network does not return logits ``[N, classes]``.
+        """
+        y = self.y[start:stop]
+        logits = checked_logits(module(self.x[start:stop]), y)
+        return logits.argmax(1) == y, float(nn.functional.cross_entropy(logits, y, reduction="sum"))
 
     def predictions(self, module: nn.Module, stop: int | None = None) -> Tensor:
         """Class of each of the first ``stop`` samples ``[stop]``."""
@@ -106,6 +111,24 @@ class EvalSet:
         with torch.inference_mode():
             starts = range(0, stop, self.batch)
             return torch.cat([module(self.x[at : min(at + self.batch, stop)]).argmax(1) for at in starts])
+
+
+def until_not_finite(parts: Iterable[tuple[Tensor, float]]) -> Iterator[tuple[Tensor, float]]:
+    """``parts`` as :meth:`EvalSet.block` gives them.
+
+    Raises:
+        NotFinite: at the first of them whose loss is NaN or infinite.
+    """
+    for bits, loss in parts:
+        if not math.isfinite(loss):
+            raise NotFinite(f"the loss is {'NaN' if math.isnan(loss) else 'infinite'} on the validation samples")
+        yield bits, loss
+
+
+def gathered(parts: Sequence[tuple[Tensor, float]]) -> Evaluation:
+    """One evaluation from consecutive forward passes."""
+    correct = torch.cat([bits for bits, _ in parts]) if parts else torch.empty(0, dtype=torch.bool)
+    return Evaluation(correct, sum(loss for _, loss in parts) / max(len(correct), 1))
 
 
 def evaluate(

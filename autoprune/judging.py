@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.applied import PrunedModel
+from autoprune.batching import Tally, Together
 from autoprune.candidates import Candidates
 from autoprune.costs import CostModel, Latency
 from autoprune.data import DataSplits
@@ -26,8 +27,11 @@ from autoprune.plan import Plan
 from autoprune.racing import RaceState, Verdict, joined, race
 from autoprune.resolve import Resolved
 from autoprune.seeding import derive
+from autoprune.skeleton import Key, Known
 
 Report = Callable[[int, float], bool]
+
+_MADE_AT_ONCE = 4  # networks of their own for each thread
 
 
 @dataclass
@@ -50,6 +54,32 @@ class _Run:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+@dataclass(eq=False)
+class _Case:
+    """A plan that is judged together with others.
+
+    Attributes:
+        resolved: the plan, read.
+        outcome: what is known of it.
+        run: what the judgement has found.
+        stage: the one that is evaluated.
+    """
+
+    resolved: Resolved
+    outcome: Outcome
+    run: _Run
+    stage: str = "pruned"
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What means that the plan has no usable network becomes its outcome."""
+        blank = self.outcome
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - what is no plan's fault is raised again
+            self.outcome = _failed(blank, error)
 
 
 class Judge:
@@ -109,13 +139,28 @@ class Judge:
         with run.timed("total"):
             try:
                 outcome = self._outcome(blank, resolved, run)
-            except Exception as error:
-                reason = failure(error)
-                if reason is None:
-                    raise
-                outcome = replace(blank, status=Status.FAILED, reason=reason)
-        ratios = outcome.cost.ratios(dense.cost)
-        return replace(outcome, ratios=ratios, stages=run.stages, seconds=run.seconds, steps=run.steps)
+            except Exception as error:  # noqa: BLE001 - what is no plan's fault is raised again
+                outcome = _failed(blank, error)
+        return self._closed(outcome, run)
+
+    def many(self, plans: Mapping[Plan, Resolved]) -> dict[Plan, Outcome]:
+        """What :meth:`judge` gives for each plan, found together; see :meth:`autoprune.objective.Objective.many`."""
+        found: dict[Plan, Outcome] = {}
+        cut: list[_Case] = []
+        made: list[_Case] = []
+        for plan, resolved in plans.items():
+            if self._steps(plan) or not self._changes(resolved):
+                found[plan] = self.judge(plan, resolved, None, None)
+            else:
+                case = _Case(resolved, self._blank(plan, resolved), _Run(stages={"dense": self.dense.stages["dense"]}))
+                (cut if self.candidates.quick(resolved) and not self._remakes(plan, resolved) else made).append(case)
+        self._judge_cut(cut)
+        for at in range(0, len(made), width := _MADE_AT_ONCE * torch.get_num_threads()):
+            self._judge_made(made[at : at + width])
+        for case in (*cut, *made):
+            case.run.seconds["total"] = sum(case.run.seconds.values())
+            found[case.outcome.plan] = self._closed(case.outcome, case.run)
+        return found
 
     def build(self, plan: Plan, resolved: Resolved) -> PrunedModel:
         """The network that :meth:`judge` judges, in float32."""
@@ -123,22 +168,47 @@ class Judge:
         self._finish(pruned, self._steps(plan), _Run(), quiet=True)
         return pruned
 
+    def _judge_cut(self, cases: Sequence[_Case]) -> None:
+        """Outcomes of plans whose networks are cut from the whole one, nothing else."""
+        keys: dict[_Case, Key] = {}
+        for case in cases:
+            with case.guarded(), case.run.timed("prune"):
+                keys[case] = self.candidates.key(case.resolved, self.precision)
+        left = list(keys)
+
+        def make(place: int, known: Known) -> list[Tensor]:
+            case = left[place]
+            with case.run.timed("prune"):
+                return self.candidates.tensors(case.resolved, self.precision, keys[case], known)
+
+        self._tally(left, self._together.slices(list(keys.values()), make, torch.get_num_threads()))
+
+    def _judge_made(self, cases: Sequence[_Case]) -> None:
+        """Outcomes of plans whose networks are made one by one: repaired, recalibrated."""
+        modules: dict[_Case, nn.Module] = {}
+        for case in cases:
+            with case.guarded():
+                case.stage, module = self._network(case.outcome.plan, case.resolved, case.run)
+                assert module is not None, "nothing was evaluated yet"
+                modules[case] = module
+        self._tally(list(modules), self._together.modules(list(modules.values()), torch.get_num_threads()))
+
+    def _tally(self, cases: Sequence[_Case], tallies: Sequence[Tally]) -> None:
+        for case, tally in zip(cases, tallies, strict=True):
+            case.run.seconds["evaluate"] = case.run.seconds.get("evaluate", 0.0) + tally.seconds
+            with case.guarded(), case.run.timed("measure"):
+                case.outcome = self._measured(case.outcome)
+                found = self._joined(tally.evaluations())
+                case.run.stages[case.stage] = found.accuracy
+                case.outcome = self._filled(case.outcome, found)
+
     def _outcome(self, blank: Outcome, resolved: Resolved, run: _Run) -> Outcome:
-        steps = self._steps(blank.plan)
         with run.timed("measure"):
             blank = self._measured(blank)
-        if steps or self._recalibrates(resolved) or blank.plan.reconstruction != "none":
-            with run.timed("prune"):
-                pruned = self.candidates.made(blank.plan, resolved)
-            stage = self._finish(pruned, steps, run)
-            if run.stopped:
-                assert run.last is not None
-                return self._filled(replace(blank, status=Status.STOPPED, reason=run.stopped), run.last)
-            module = None if run.last else self._deployed(pruned.module, run)
-        else:
-            stage = "pruned"
-            with run.timed("prune"):
-                module = self.candidates.sliced(resolved, self.precision)
+        stage, module = self._network(blank.plan, resolved, run)
+        if run.stopped:
+            assert run.last is not None
+            return self._filled(replace(blank, status=Status.STOPPED, reason=run.stopped), run.last)
         verdict = self._verdict(module, blank, run)
         if verdict.rejected:
             reason = (
@@ -148,6 +218,17 @@ class Judge:
             return self._filled(replace(blank, status=Status.STOPPED, reason=reason), verdict.evaluation)
         run.stages[stage] = verdict.evaluation.accuracy
         return self._filled(blank, verdict.evaluation)
+
+    def _network(self, plan: Plan, resolved: Resolved, run: _Run) -> tuple[str, nn.Module | None]:
+        """(stage, the plan's network in its deployed form); no network where its last evaluation holds."""
+        if not self._steps(plan) and not self._remakes(plan, resolved):
+            with run.timed("prune"):
+                return "pruned", self.candidates.sliced(resolved, self.precision)
+        with run.timed("prune"):
+            pruned = self.candidates.made(plan, resolved)
+        stage = self._finish(pruned, self._steps(plan), run)
+        known = run.stopped or run.last is not None
+        return stage, None if known else self._deployed(pruned.module, run, last=True)
 
     def _finish(self, pruned: PrunedModel, steps: int, run: _Run, *, quiet: bool = False) -> str:
         """Recalibrate and retrain in place; the name of the stage it ends in. ``quiet`` evaluates nothing."""
@@ -213,14 +294,20 @@ class Judge:
 
     def _whole(self, ready: nn.Module) -> Evaluation:
         """Every image, in the blocks of a race where there are races: an outcome must not depend on its rivals."""
-        if self.settings.race is None:
-            return self.samples.evaluate(ready)
-        looks = self.settings.race.looks(len(self.samples))
-        return joined(self.samples.evaluate(ready, a, b) for a, b in itertools.pairwise([0, *looks]))
+        return self._joined([self.samples.evaluate(ready, *ends) for ends in self._parts])
 
-    def _deployed(self, module: nn.Module, run: _Run) -> nn.Module:
+    @property
+    def _parts(self) -> list[tuple[int, int]]:
+        """Parts of the samples that are evaluated by themselves."""
+        looks = [len(self.samples)] if self.settings.race is None else self.settings.race.looks(len(self.samples))
+        return list(itertools.pairwise([0, *looks]))
+
+    def _joined(self, parts: Sequence[Evaluation]) -> Evaluation:
+        return parts[0] if self.settings.race is None else joined(parts)
+
+    def _deployed(self, module: nn.Module, run: _Run, *, last: bool = False) -> nn.Module:
         with run.timed("prune"):
-            return self.candidates.deployed(module, self.precision)
+            return self.candidates.deployed(module, self.precision, last=last)
 
     def _verdict(self, module: nn.Module | None, blank: Outcome, run: _Run) -> Verdict:
         """Evaluate ``module``, in a race where there is someone to beat; ``None``: the last evaluation still holds."""
@@ -258,6 +345,11 @@ class Judge:
             threads=torch.get_num_threads(),
         )
 
+    def _closed(self, outcome: Outcome, run: _Run) -> Outcome:
+        """With all that the run has found."""
+        ratios = outcome.cost.ratios(self.dense.cost)
+        return replace(outcome, ratios=ratios, stages=run.stages, seconds=run.seconds, steps=run.steps)
+
     def _measured(self, outcome: Outcome) -> Outcome:
         if self.measure is None:
             return outcome
@@ -270,10 +362,23 @@ class Judge:
     def _changes(self, resolved: Resolved) -> bool:
         return bool(resolved.removed or resolved.weights)
 
-    def _recalibrates(self, resolved: Resolved) -> bool:
-        return self._changes(resolved) and self._can_recalibrate
+    def _remakes(self, plan: Plan, resolved: Resolved) -> bool:
+        """Whether the plan's network is more than a part of the whole one."""
+        return plan.reconstruction != "none" or (self._changes(resolved) and self._can_recalibrate)
+
+    @cached_property
+    def _together(self) -> Together:
+        passes = [self.samples.blocks(*ends) for ends in self._parts]
+        return Together(self.samples, passes, *self.candidates.whole(self.precision))
 
     @cached_property
     def _can_recalibrate(self) -> bool:
         norms = (m for m in self.candidates.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
         return self.settings.recalibrate and any(norm.track_running_stats for norm in norms)
+
+
+def _failed(blank: Outcome, error: Exception) -> Outcome:
+    reason = failure(error)
+    if reason is None:
+        raise error
+    return replace(blank, status=Status.FAILED, reason=reason)

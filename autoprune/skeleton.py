@@ -1,13 +1,13 @@
 """One network structure in which the tensors of one candidate after another are put: the quick form of ``slim``.
 
 Copying the structure of a network takes longer than cutting its tensors, and with racing as long as looking at the
-first images. A search holds one structure and swaps what the plan cuts.
+first images. A search holds one structure (one for each thread) and swaps what the plan cuts or masks.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,22 +18,27 @@ from autoprune.graph import LayerGraph
 from autoprune.plan import Pattern
 from autoprune.surgery import fit, with_tensors
 
+Key = tuple[Hashable, ...]  # for each cut what its tensor depends on
+Known = dict[tuple[int, Hashable], Tensor]  # tensors by number of the cut and its part of the key
+
 
 @dataclass(frozen=True, eq=False)
-class _Cut:
-    """A tensor in which groups stand.
+class Cut:
+    """A tensor that a plan can change.
 
     Attributes:
+        name: its qualified name.
         tensor: as it is in the whole network.
         places: (table of a module, key) where it hangs in the structure.
         dims: (dimension, its index maps) for each dimension along which units lie.
-        groups: the groups that stand in it.
+        groups: the groups that stand in it, sorted.
     """
 
+    name: str
     tensor: Tensor
     places: tuple[tuple[dict[str, Any], str], ...]
     dims: tuple[tuple[int, _Index], ...]
-    groups: frozenset[str]
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,38 +64,66 @@ class Skeleton:
     Args:
         model: a network in eval mode; not changed, and its tensors are shared.
         graph: its graph.
+
+    Attributes:
+        module: the structure, with the tensors of the last candidate.
+        cuts: the tensors that candidates change, in an order of their own.
     """
 
     def __init__(self, model: nn.Module, graph: LayerGraph) -> None:
         self._graph = graph
-        self._module = with_tensors(model, {}, share=True)
-        self._cuts = _cuts(self._module, graph)
-        owners = {id(table): m for m in self._module.modules() for table in (m._parameters, m._buffers)}
-        touched = {id(owners[id(t)]): owners[id(t)] for cut in self._cuts for t, _ in cut.places}
+        self.module = with_tensors(model, {}, share=True)
+        self.cuts = _cuts(self.module, graph)
+        owners = {id(table): m for m in self.module.modules() for table in (m._parameters, m._buffers)}
+        touched = {id(owners[id(t)]): owners[id(t)] for cut in self.cuts for t, _ in cut.places}
         self._sizes = [(m, {k: v for k, v in vars(m).items() if isinstance(v, int | tuple)}) for m in touched.values()]
 
     def fits(self, kept: Mapping[str, Tensor]) -> bool:
         """Whether these groups can be cut here: a layer that must select among the network's inputs cannot."""
         return not any(self._graph.groups[name].pattern is Pattern.INPUT for name in kept)
 
-    def candidate(self, kept: Mapping[str, Tensor]) -> nn.Module:
-        """The network with only the units ``kept``; it is valid until the next call.
+    def tensors(
+        self,
+        kept: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor] | None = None,
+        *,
+        keys: Key = (),
+        known: Known | None = None,
+    ) -> list[Tensor]:
+        """The tensors of the network with only the units ``kept``, one for each of :attr:`cuts`.
 
         Args:
             kept: ``[k]`` sorted indices for each group that loses units; see :meth:`fits`.
+            masks: masks of single weights by parameter name, in the shape that the weight has once it is cut.
+            keys: for each of :attr:`cuts` what its tensor depends on; with ``known`` equal ones are made once.
+            known: tensors made so far by (place in :attr:`cuts`, key); new ones are added.
         """
+        masks, made = masks or {}, []
         gone = {name: _gone(self._graph.groups[name].size, index) for name, index in kept.items()}
         found: dict[int, Tensor | None] = {}
-        for cut in self._cuts:
-            value = cut.tensor
-            if not cut.groups.isdisjoint(gone):
-                value = _cut(cut, gone, found)
+        for place, cut in enumerate(self.cuts):
+            value = known.get((place, keys[place])) if known is not None else None
+            if value is None:
+                changed = cut.name in masks or any(group in gone for group in cut.groups)
+                value = _cut(cut, gone, masks.get(cut.name), found) if changed else cut.tensor
+            if known is not None:
+                known[place, keys[place]] = value
+            made.append(value)
+        return made
+
+    def put(self, tensors: Sequence[Tensor]) -> nn.Module:
+        """The structure with ``tensors`` in it, as :meth:`tensors` of an equal skeleton gave them."""
+        for cut, value in zip(self.cuts, tensors, strict=True):
             for table, key in cut.places:
                 table[key] = value
         for module, sizes in self._sizes:
             vars(module).update(sizes)
             fit(module)
-        return self._module
+        return self.module
+
+    def candidate(self, kept: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """The network with only the units ``kept``, its weights masked; it is valid until the next call."""
+        return self.put(self.tensors(kept, masks))
 
 
 def _gone(size: int, kept: Tensor) -> Tensor:
@@ -99,7 +132,7 @@ def _gone(size: int, kept: Tensor) -> Tensor:
     return gone
 
 
-def _cut(cut: _Cut, gone: Mapping[str, Tensor], found: dict[int, Tensor | None]) -> Tensor:
+def _cut(cut: Cut, gone: Mapping[str, Tensor], mask: Tensor | None, found: dict[int, Tensor | None]) -> Tensor:
     value = cut.tensor.detach()
     for dim, index in cut.dims:
         if id(index) not in found:
@@ -107,13 +140,15 @@ def _cut(cut: _Cut, gone: Mapping[str, Tensor], found: dict[int, Tensor | None])
         stays = found[id(index)]
         if stays is not None:
             value = value.index_select(dim, stays)
+    if mask is not None:
+        value = value * mask
     if value.dim() == 4:
         value = value.contiguous(memory_format=torch.channels_last)
     return nn.Parameter(value, requires_grad=False) if isinstance(cut.tensor, nn.Parameter) else value
 
 
-def _cuts(module: nn.Module, graph: LayerGraph) -> list[_Cut]:
-    """Every tensor in which a prunable group stands; equal index maps are one object, so that each is computed once."""
+def _cuts(module: nn.Module, graph: LayerGraph) -> tuple[Cut, ...]:
+    """Every tensor that a plan can change; equal index maps are one object, so that each is computed once."""
     places: dict[int, list[tuple[dict[str, Any], str]]] = defaultdict(list)
     tensors: dict[str, Tensor] = {}
     for prefix, part in module.named_modules(remove_duplicate=False):
@@ -123,18 +158,25 @@ def _cuts(module: nn.Module, graph: LayerGraph) -> list[_Cut]:
                     tensors[f"{prefix}.{leaf}" if prefix else leaf] = tensor
                     if not any(known is table and key == leaf for known, key in places[id(tensor)]):
                         places[id(tensor)].append((table, leaf))
+    indices: dict[object, _Index] = {}
+    cuts = []
+    for name, dims in _standing(graph).items():
+        if name in tensors:
+            maps = tuple((dim, _index(tensors[name].shape[dim], entries, indices)) for dim, entries in dims.items())
+            groups = sorted({group for entries in dims.values() for group, _ in entries})
+            cuts.append(Cut(name, tensors[name], tuple(places[id(tensors[name])]), maps, tuple(groups)))
+    return tuple(cuts)
+
+
+def _standing(graph: LayerGraph) -> dict[str, dict[int, list[tuple[str, Tensor]]]]:
+    """tensor -> dimension -> (group, positions); weights that can only be masked have no dimension."""
     standing: dict[str, dict[int, list[tuple[str, Tensor]]]] = defaultdict(lambda: defaultdict(list))
     for group in graph.prunable:
         for slot in group.slots:
-            if slot.tensor in tensors:
-                standing[slot.tensor][slot.dim].append((group.name, slot.positions))
-    indices: dict[object, _Index] = {}
-    cuts = []
-    for name, dims in standing.items():
-        maps = tuple((dim, _index(tensors[name].shape[dim], entries, indices)) for dim, entries in dims.items())
-        groups = frozenset(group for entries in dims.values() for group, _ in entries)
-        cuts.append(_Cut(tensors[name], tuple(places[id(tensors[name])]), maps, groups))
-    return cuts
+            standing[slot.tensor][slot.dim].append((group.name, slot.positions))
+    for layer in graph.weight_layers:
+        standing.setdefault(str(graph.layers[layer].weight), defaultdict(list))
+    return standing
 
 
 def _index(size: int, entries: list[tuple[str, Tensor]], known: dict[object, _Index]) -> _Index:

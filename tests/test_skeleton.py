@@ -84,6 +84,51 @@ def test_each_candidate_is_the_one_that_slicing_makes(name, dtype):
         assert torch.equal(tensor, before[key][1])
 
 
+def some_masks(
+    base: nn.Module, folded: LayerGraph, kept: dict[str, torch.Tensor], step: int
+) -> dict[str, torch.Tensor]:
+    """Masks of every second layer's weights, in the shapes that these have once they are cut."""
+    draws, small = generator(step, "masks"), dict(slim(base, folded, kept).named_parameters())
+    names = [str(folded.layers[layer].weight) for layer in folded.weight_layers[step % 2 :: 2]]
+    return {name: torch.rand(small[name].shape, generator=draws) < 0.7 for name in names}
+
+
+@pytest.mark.parametrize("name", ["odd", "resnet20"])
+def test_masked_weights_are_zero_wherever_they_hang(name):
+    model, graph, x = network(name)
+    norms = foldable(model, graph.norms)
+    base, folded = deployed(model, norms), folded_graph(graph, norms)
+    skeleton = Skeleton(base, folded)
+    for step in range(4):
+        kept = {} if step == 2 else some(graph, step)
+        masks = some_masks(base, folded, kept, step)
+        anew = slim(base, folded, kept)
+        with torch.no_grad():
+            for key, mask in masks.items():
+                anew.get_parameter(key).mul_(mask)  # in place: a tied layer sees it too
+        quick = skeleton.candidate(kept, masks)
+        for key, tensor in quick.state_dict().items():
+            assert torch.equal(tensor, anew.state_dict()[key]), key
+        if name == "odd":
+            assert quick.one.weight is quick.two.weight
+        lay_out(anew)
+        with torch.inference_mode():
+            assert torch.equal(quick(x), anew(x))
+
+
+def test_what_depends_on_the_same_is_made_once():
+    model, graph, _ = network("odd")
+    skeleton, known = Skeleton(model, graph), {}
+    kept = {"a": torch.tensor([0, 2]), "hidden": torch.tensor([1])}
+    one = skeleton.tensors(kept, keys=range(len(skeleton.cuts)), known=known)
+    two = skeleton.tensors(kept, keys=range(len(skeleton.cuts)), known=known)
+    assert all(a is b for a, b in zip(one, two, strict=True))
+    other = skeleton.tensors({"a": torch.tensor([1])}, keys=["b"] * len(skeleton.cuts), known=known)
+    apart = Skeleton(model, graph).candidate({"a": torch.tensor([1])}).state_dict()
+    for key, tensor in skeleton.put(other).state_dict().items():
+        assert torch.equal(tensor, apart[key])
+
+
 def test_layers_that_select_inputs_are_left_to_slicing():
     model, graph, _ = network("odd")
     skeleton = Skeleton(model, graph)
