@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from autoprune.costs import Cost
 from autoprune.errors import EnvError, unknown_name
 from autoprune.factories import import_factory
+from autoprune.hypervolume import hypervolume
 
 Front = tuple[tuple[float, float], ...]
 """Pairs (share of the dense cost, accuracy) of which none beats another, cheapest first."""
@@ -101,7 +102,7 @@ def _gain(metric: str) -> Callable[[Result], float]:
     def gain(result: Result) -> float:
         point = (result.ratios[metric], result.accuracy)
         joined = extended(result.front, point)
-        return hypervolume(joined, result.chance) - hypervolume(result.front, result.chance)
+        return covered(joined, result.chance) - covered(result.front, result.chance)
 
     return gain
 
@@ -116,12 +117,9 @@ def extended(front: Iterable[tuple[float, float]], point: tuple[float, float]) -
     return tuple(kept)
 
 
-def hypervolume(front: Front, chance: float) -> float:
+def covered(front: Front, chance: float) -> float:
     """Area that ``front`` covers, from the dense network's cost and the accuracy of guessing on; in [0, 1]."""
-    area, ends = 0.0, [*(cost for cost, _ in front[1:]), 1.0]
-    for (cost, accuracy), end in zip(front, ends, strict=False):  # of an empty front there is no area
-        area += max(min(end, 1.0) - cost, 0.0) * max(accuracy - chance, 0.0)
-    return area
+    return hypervolume((1 - cost, accuracy - chance) for cost, accuracy in front)
 
 
 REWARDS: dict[str, Reward] = {

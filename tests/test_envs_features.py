@@ -182,6 +182,12 @@ def test_transformers_have_tokens_for_a_width() -> None:
     assert all(info.input_shape == (17, 32) for info in hidden)
 
 
+def test_the_docstring_says_what_every_number_is() -> None:
+    text = LayerwiseEnv.__doc__ or ""
+    rows = [line.split() for line in text.splitlines() if line.strip()[:1].isdigit()]
+    assert [(int(row[0]), row[1]) for row in rows] == list(enumerate(NAMES))
+
+
 def test_one_group_alone_has_zeros_where_there_is_nothing_to_compare() -> None:
     task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(2, 6))
     assert len(task) == 1

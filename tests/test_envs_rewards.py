@@ -16,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from autoprune.artifacts import load
 from autoprune.calibration.moments import has_inputs, patches
 from autoprune.costs import Cost
 from autoprune.data import DataSplits
 from autoprune.envs import REWARDS, LayerwiseEnv, Result, make_task
-from autoprune.envs.rewards import extended, get_reward, hypervolume
+from autoprune.envs.rewards import covered, extended, get_reward
 from autoprune.envs.scoring import Scoring
+from autoprune.envs.tasks import ASSETS
 from autoprune.errors import EnvError, UnknownNameError
 from autoprune.objective import Objective, ObjectiveSettings
 from autoprune.plan import Plan
@@ -87,9 +89,9 @@ def test_gains_add_up_to_the_area_that_the_front_covers(drawn: list[tuple[int, i
         assert gain >= 0
         front = extended(front, (cost / 10, accuracy / 10))
         paid += gain
-    covered = {(x, y) for cost, accuracy in drawn for x in range(cost, 10) for y in range(1, accuracy)}
-    assert paid == pytest.approx(len(covered) / 100)
-    assert hypervolume(front, 0.1) == pytest.approx(len(covered) / 100)
+    cells = {(x, y) for cost, accuracy in drawn for x in range(cost, 10) for y in range(1, accuracy)}
+    assert paid == pytest.approx(len(cells) / 100)
+    assert covered(front, 0.1) == pytest.approx(len(cells) / 100)
     assert all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(front))
 
 
@@ -186,8 +188,10 @@ def test_dense_rewards_of_a_known_answer_are_its_damage() -> None:
 
 
 @pytest.fixture(scope="module")
-def objective(model: nn.Module, data: DataSplits) -> Objective:
-    return Objective(model, data, settings=ObjectiveSettings(precision="float32", recalibrate=False))
+def objective(data: DataSplits) -> Objective:
+    return Objective(
+        load(ASSETS / "digits_cnn"), data, settings=ObjectiveSettings(precision="float32", recalibrate=False)
+    )
 
 
 @pytest.mark.parametrize("how", ["none", "bias_only", "mauch_yang"])

@@ -12,7 +12,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from torch import nn
 
 from autoprune.artifacts import NetworkSpec, load, read_network, save_network
 from autoprune.costs import Budget
@@ -25,6 +24,7 @@ from autoprune.evaluation import evaluate
 from autoprune.objective import Objective, ObjectiveSettings
 from autoprune.plan import Plan
 from autoprune.problems import KnownAnswer
+from autoprune.seeding import seeded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -128,9 +128,11 @@ def test_budgets_come_in_many_forms(given: Any, read: Budget | None) -> None:
     assert read_budget(given) == read
 
 
-def test_a_trained_network_of_the_users_own(tmp_path: Path, model: nn.Module, data: DataSplits) -> None:
+def test_a_trained_network_of_the_users_own(tmp_path: Path, data: DataSplits) -> None:
     options = {"data": "digits", "seed": 0, "options": {}}
     spec = NetworkSpec("digits_cnn", {"input_shape": [1, 8, 8], "num_classes": 10})
+    with seeded(0, "model"):
+        model = spec.build()
     save_network(tmp_path, model, spec, data={"name": "digits", "digest": data.digest, "options": options})
     env = gymnasium.make(LAYERWISE, base=str(tmp_path), budget="params=0.5")
     task: Task = env.unwrapped.task  # type: ignore[attr-defined]

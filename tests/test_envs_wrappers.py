@@ -79,6 +79,25 @@ def test_environments_of_one_process_share_their_task() -> None:
     assert tasks == {id(make_task(**SMALL))}
 
 
+def test_forked_workers_make_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders, statistics and the graph come from the parent: whoever computes them again fails."""
+    options: dict[str, Any] = {"methods": ["fpgm", "taylor_fo"], "reconstruction": "mauch_yang"}
+    make_task(**options)
+
+    def forbidden(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("this was made already")
+
+    for place in ("candidates.collect", "ranking.scoring.Scorer.groups", "tracing.trace", "artifacts.load"):
+        monkeypatch.setattr(f"autoprune.{place}", forbidden)
+    envs = gymnasium.make_vec(LAYERWISE, num_envs=2, vectorization_mode="async", actions="discrete", **options)
+    envs.reset(seed=0)
+    for _ in range(4):
+        _, rewards, done, _, _ = envs.step(np.array([5, 15]))
+    envs.close()
+    assert done.all()
+    assert (rewards > 0).any()
+
+
 FORKED = """
 import gymnasium, numpy as np, torch
 import autoprune.envs
