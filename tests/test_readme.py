@@ -19,8 +19,22 @@ def blocks(name: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
 
 
+def run_apart(code: str, folder: Path) -> str:
+    """What ``code`` prints in a process of its own, where every warning is an error."""
+    (folder / "example.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "example.py"],
+        cwd=folder,
+        env={"PYTHONPATH": str(Path(autoprune.__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_worked_example_runs_and_gives_what_it_says(tmp_path: Path) -> None:
-    (example,) = blocks("README.md")
+    example, _ = blocks("README.md")
     assert "class Net(nn.Module)" in example
     assert "DataLoader" in example
     check = (
@@ -31,17 +45,15 @@ def test_the_worked_example_runs_and_gives_what_it_says(tmp_path: Path) -> None:
         "assert half.module.block.weight.shape == (12, 12, 3, 3) and model.block.weight.shape == (24, 24, 3, 3)\n"
         "assert dense.accuracy > 0.9 and result.rows[-1].accuracy > 0.9\n"
     )
-    (tmp_path / "example.py").write_text(example + check)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "example.py"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(autoprune.__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1", "PATH": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^best found +accuracy 0\.\d{4} +macs +[\d,]+$", done.stdout, re.MULTILINE)
+    printed = run_apart(example + check, tmp_path)
+    assert re.search(r"^best found +accuracy 0\.\d{4} +macs +[\d,]+$", printed, re.MULTILINE)
     assert (tmp_path / "my-run" / "report.html").is_file()
+
+
+def test_the_environment_runs_and_meets_the_budget(tmp_path: Path) -> None:
+    _, example = blocks("README.md")
+    check = '\nassert info["cost"]["macs"] <= 0.5\nassert 0 < reward <= 1\n'
+    assert '"decisions"' in run_apart(example + check, tmp_path).replace("'", '"')
 
 
 def test_the_method_of_contributing_passes_the_conformance_suite() -> None:
@@ -71,6 +83,6 @@ def test_the_tour_names_every_command_and_only_flags_that_exist() -> None:
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_files_that_are_named_exist(name: str) -> None:
     text = (ROOT / name).read_text()
-    named = re.findall(r"`((?:autoprune|search|envs|tests|notebooks|\.ci)/[\w./-]*|[A-Z]+\.md)`", text)
+    named = re.findall(r"`((?:autoprune|search|envs|tests|notebooks|\.ci)/[\w./-]*|[A-Z]+\.md)(?<!-v0)`", text)
     assert len(named) > 2
     assert [path for path in named if not (ROOT / path).exists()] == []
