@@ -144,7 +144,7 @@ def _open_base(data: str) -> Callable[[NetworkTask], TaskObjective]:
 
 
 def _open(settings: NetworkTask) -> TaskObjective:
-    from autoprune.cli.opening import objective_of, open_base
+    from autoprune.opening import objective_of, open_base
 
     if settings.model is not None and ":" not in settings.model:
         raise SettingsError(

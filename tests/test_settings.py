@@ -156,8 +156,8 @@ def test_every_training_setting_of_the_engine_can_be_given() -> None:
 
 
 def test_retraining_has_the_names_and_defaults_of_the_engine() -> None:
-    from autoprune.cli.opening import finetune_of
     from autoprune.finetune import FinetuneSettings
+    from autoprune.opening import finetune_of
 
     settings = SearchSettings(retrain_steps=0)
     for field in dataclasses.fields(FinetuneSettings):
@@ -167,7 +167,7 @@ def test_retraining_has_the_names_and_defaults_of_the_engine() -> None:
 
 
 def test_retraining_of_other_networks_forgives_more() -> None:
-    from autoprune.cli.opening import finetune_of
+    from autoprune.opening import finetune_of
 
     own = finetune_of(SearchSettings(retrain_steps=10), "package.module:factory")
     assert (own.optimizer, own.lr, own.weight_decay, own.steps) == ("adamw", 5e-4, 0.01, 10)

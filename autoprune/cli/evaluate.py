@@ -26,8 +26,8 @@ app = typer.Typer(add_completion=False)
 def run(settings: EvaluateSettings, network: Path) -> None:
     """Judge and measure a stored network, dense or pruned."""
     from autoprune.artifacts import MODEL_TENSORS, load, read_network
-    from autoprune.cli.opening import open_data, trained_on, use_threads
     from autoprune.evaluation import evaluate
+    from autoprune.opening import open_data, trained_on, use_threads
 
     use_threads(settings.threads)
     stored = read_network(network)

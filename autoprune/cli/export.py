@@ -63,7 +63,7 @@ def example_of(stored: StoredNetwork, shape: tuple[int, ...] | None = None) -> T
     """
     import torch
 
-    from autoprune.cli.opening import open_data, trained_on
+    from autoprune.opening import open_data, trained_on
     from autoprune.seeding import generator
 
     facts = stored.data.get("options") or {}

@@ -15,8 +15,8 @@ from autoprune.report.format import number, percent
 from autoprune.settings import InspectSettings
 
 if TYPE_CHECKING:
-    from autoprune.cli.opening import Opened
     from autoprune.graph import LayerGraph
+    from autoprune.opening import Opened
     from autoprune.sensitivity import Sensitivity
 
 app = typer.Typer(add_completion=False)
@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False)
 
 def run(settings: InspectSettings) -> None:
     """Show layers, costs, groups, and how sensitive each group is."""
-    from autoprune.cli.opening import open_base, use_threads
+    from autoprune.opening import open_base, use_threads
     from autoprune.tracing import trace
 
     use_threads(settings.threads)
@@ -81,8 +81,8 @@ def show_groups(graph: LayerGraph) -> None:
 def show_sensitivity(settings: InspectSettings, opened: Opened, graph: LayerGraph) -> None:
     """Accuracy with one group pruned at a time, as a table, a CSV file and a picture."""
     from autoprune import plots
-    from autoprune.cli.opening import default_folder
     from autoprune.files import write_text
+    from autoprune.opening import default_folder
 
     found = _measured(settings, opened, graph)
     levels = settings.sparsities
@@ -97,7 +97,7 @@ def show_sensitivity(settings: InspectSettings, opened: Opened, graph: LayerGrap
 
 def _measured(settings: InspectSettings, opened: Opened, graph: LayerGraph) -> Sensitivity:
     from autoprune.cli.meter import Meter
-    from autoprune.cli.opening import objective_of
+    from autoprune.opening import objective_of
     from autoprune.sensitivity import sensitivity
     from autoprune.space import SearchSpace
 

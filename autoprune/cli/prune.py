@@ -25,8 +25,9 @@ def run(settings: PruneSettings) -> None:
 
     Say how much with --sparsity, with --budget, or with --plan.
     """
-    from autoprune.cli.opening import default_folder, latency_of, made_with, objective_of, open_base, use_threads
+    from autoprune.cli.record import made_with
     from autoprune.cli.results import row_of, show_bars, show_rows, store
+    from autoprune.opening import default_folder, latency_of, objective_of, open_base, use_threads
     from autoprune.report import bars_of, sizes_of
 
     use_threads(settings.threads)

@@ -12,8 +12,8 @@ from autoprune.report import Report, counted, report_of, write_report
 from autoprune.report.format import duration
 
 if TYPE_CHECKING:
-    from autoprune.cli.opening import Opened
     from autoprune.graph import LayerGraph
+    from autoprune.opening import Opened
     from autoprune.search import SearchResult
     from autoprune.settings import SearchSettings
 

@@ -11,9 +11,9 @@ from autoprune.report import COLUMNS, Bar, Row, cells_of
 
 if TYPE_CHECKING:
     from autoprune.applied import PrunedModel
-    from autoprune.cli.opening import Opened
     from autoprune.costs import Budget, LatencySettings
     from autoprune.objective import Objective
+    from autoprune.opening import Opened
     from autoprune.outcome import Outcome
 
 PLAN_JSON = "plan.json"

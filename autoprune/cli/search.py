@@ -15,8 +15,8 @@ from autoprune.errors import StudyError
 from autoprune.settings import SearchSettings
 
 if TYPE_CHECKING:
-    from autoprune.cli.opening import Opened
     from autoprune.objective import Objective
+    from autoprune.opening import Opened
     from autoprune.search import SearchResult
     from autoprune.space import SearchSpace
 
@@ -33,8 +33,9 @@ def run(settings: SearchSettings) -> None:
     Without a base network one is trained first. The run is a folder: the same command goes on where it was stopped, and
     more --trials continue it. Ctrl-C ends it with what it has.
     """
-    from autoprune.cli.opening import default_folder, made_with, open_base, use_threads
+    from autoprune.cli.record import made_with
     from autoprune.cli.reporting import described, show_result, show_stored, write_files
+    from autoprune.opening import default_folder, open_base, use_threads
 
     started = time.monotonic()
     use_threads(settings.threads)
@@ -60,7 +61,7 @@ def check(settings: SearchSettings, opened: Opened, out: Path) -> None:
     Raises:
         AutopruneError: unknown names, a budget that cannot be met, a storage that cannot be opened, another network.
     """
-    from autoprune.cli.opening import use_threads
+    from autoprune.opening import use_threads
     from autoprune.search.running import checked
 
     objective = objective_for(settings, opened, None)
@@ -119,7 +120,7 @@ def with_base(settings: SearchSettings, opened: Opened, folder: Path) -> Opened:
 
 def objective_for(settings: SearchSettings, opened: Opened, cache: Path | None) -> Objective:
     """The objective of a search; latency is measured for every plan only where it is searched for."""
-    from autoprune.cli.opening import objective_of
+    from autoprune.opening import objective_of
 
     named = [text.partition("=")[0].strip() for text in settings.budget]
     latency = "latency_ms" in (*named, *settings.pareto)

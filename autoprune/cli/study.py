@@ -104,8 +104,8 @@ def show_trial(study: StoredStudy, record: TrialRecord) -> None:
 def export(settings: StudyExportSettings, run: Path) -> None:
     """Build the network of a trial again, bit for bit, and store it; the best one by default."""
     from autoprune.cli.export import example_of, write
-    from autoprune.cli.opening import open_base
     from autoprune.cli.search import BASE, CACHE, CONFIG, objective_for
+    from autoprune.opening import open_base
     from autoprune.search.studies import export_trial, open_study
     from autoprune.settings import SearchSettings
 

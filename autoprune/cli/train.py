@@ -15,7 +15,7 @@ from autoprune.report.format import duration, percent
 from autoprune.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from autoprune.cli.opening import Opened
+    from autoprune.opening import Opened
     from autoprune.training import TrainSettings as Engine
 
 TRAINING = (
@@ -33,8 +33,9 @@ def run(settings: TrainSettings) -> None:
     The best epoch on the validation split is kept. A training that was stopped goes on with the same command. What is
     not given is chosen to suit the network and the data.
     """
-    from autoprune.cli.opening import default_folder, made_with, open_network, use_threads
+    from autoprune.cli.record import made_with
     from autoprune.locking import folder_lock
+    from autoprune.opening import default_folder, open_network, use_threads
 
     use_threads(settings.threads)
     opened = open_network(settings)

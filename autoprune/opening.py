@@ -1,10 +1,8 @@
-"""What commands start from: the data, the network, and what a run folder is called."""
+"""From settings to what they name: the data, the network, the objective, and what a run folder is called."""
 
 from __future__ import annotations
 
-import platform
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,24 +151,6 @@ def use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-def made_with() -> dict[str, Any]:
-    """Versions and machine, for the record."""
-    import optuna
-    import torch
-
-    from autoprune._version import __version__
-
-    return {
-        "autoprune": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "optuna": optuna.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "arguments": sys.argv[1:],
-    }
 
 
 def default_folder(parent: str, opened: Opened) -> Path:
