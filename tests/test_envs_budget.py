@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from networks import Concat, Depthwise, Generated, Residual, SqueezeExcite
 
 from autoprune.costs import Budget, CostModel
 from autoprune.data import DataSplits, Split
@@ -24,7 +25,6 @@ from autoprune.problems import KnownAnswer
 from autoprune.problems import _graph as independent_layers
 from autoprune.problems import _tensors as tensors_of
 from autoprune.space import SearchSpace
-from tests.networks import Concat, Depthwise, Generated, Residual, SqueezeExcite
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import BLOCKS, Generated, example
 from torch import nn
 
 from autoprune import trace
@@ -20,7 +21,6 @@ from autoprune.graph import LayerGraph
 from autoprune.models import MODELS, build_model
 from autoprune.plan import Plan
 from autoprune.space import SearchSpace
-from tests.networks import BLOCKS, Generated, example
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
