@@ -115,7 +115,7 @@ envs.close()
 def test_forked_workers_do_not_wait_for_threads_that_are_gone() -> None:
     if sys.platform != "linux" or sys.version_info >= (3, 14):
         pytest.skip("workers are not forked here")
-    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=900, check=True)
     assert len(eval(done.stdout)) == 2  # noqa: S307 - our own output
 
 
