@@ -192,9 +192,9 @@ def sensitivity(
 def narrowed(objective: Judge, images: int) -> Judge:
     """``objective`` on ``images`` validation samples, without retraining, races and latencies.
 
-    That is enough to tell which group suffers most. The samples are drawn without replacement by the objective's seed,
-    so that equal objectives are narrowed alike; an objective with no more than that, or with no samples at all
-    (:mod:`autoprune.problems`), comes back as it is.
+    That is enough to tell which group suffers most; no more samples than that calibrate, either. Those that judge are
+    drawn without replacement by the objective's seed, so that equal objectives are narrowed alike. An objective with no
+    more of them, or with no samples at all (:mod:`autoprune.problems`), comes back as it is.
     """
     import torch
 
@@ -217,6 +217,7 @@ def narrowed(objective: Judge, images: int) -> Judge:
             latency=None,
             precision=objective.precision.name,
             batch_size=objective.batch,
+            calibration_samples=min(images, settings.calibration_samples or images),
         ),
         graph=objective.graph,
     )
