@@ -122,8 +122,11 @@ class Coordinator:
     def _drive(self, driver: Driver) -> None:
         """Answer a driver until it has had its trials."""
         name = self.parts.controller.name
-        earlier = [r for _, r in sorted(self.records.items()) if r.controller == name and not r.baseline]
-        judge = Judge(earlier, self.parts.context.space, self._trial, self._ended)
+        records = [record for _, record in sorted(self.records.items())]
+        earlier = [r for r in records if r.controller == name and not r.baseline]
+        judge = Judge(
+            earlier, [r for r in records if r.baseline and r.usable], self.parts.context.space, self._trial, self._ended
+        )
         try:
             driver.drive(judge)
         except SearchOver:

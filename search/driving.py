@@ -30,6 +30,7 @@ class Judge:
 
     Args:
         earlier: finished trials of this controller in the study, in order.
+        baselines: that were evaluated within the budget, for drivers that learn from what others tried.
         space: what may be decided.
         trial: makes and finishes one new trial at a point.
         ended: whether no new trial may begin.
@@ -38,11 +39,12 @@ class Judge:
     def __init__(
         self,
         earlier: Sequence[TrialRecord],
+        baselines: Sequence[TrialRecord],
         space: SearchSpace,
         trial: Callable[[Point], TrialRecord],
         ended: Callable[[], bool],
     ) -> None:
-        self.earlier = tuple(earlier)
+        self.earlier, self.baselines = tuple(earlier), tuple(baselines)
         self.answered = 0
         self._space, self._trial, self._ended = space, trial, ended
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -140,6 +142,88 @@ def test_curves_need_tensorboard(monkeypatch):
     monkeypatch.setattr(rl, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="option 'tensorboard' needs the package 'tensorboard'"):
         search(KnownAnswer(3), **options("ddpg", options={"tensorboard": "curves"}))
+
+
+class Writer:
+    """In place of TensorBoard's writer."""
+
+    def __init__(self, log_dir):
+        self.log_dir, self.scalars = log_dir, []
+        Writer.made.append(self)
+
+    def add_scalar(self, name, value, step):
+        self.scalars.append((name, step))
+
+    def flush(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_curves_are_written_when_asked(tmp_path, monkeypatch):
+    from stable_baselines3.common import logger
+
+    from autoprune.search import rl
+
+    Writer.made = []
+    monkeypatch.setattr(rl, "find_spec", lambda name: object())
+    monkeypatch.setattr(logger, "SummaryWriter", Writer)
+    folder = str(tmp_path / "curves")
+    search(KnownAnswer(3), **options("ddpg", options=OFF | {"tensorboard": folder}), study_name="mine")
+    (writer,) = Writer.made
+    assert writer.log_dir == str(tmp_path / "curves" / "mine-ddpg-7")
+    assert ("rollout/ep_rew_mean", 27) in writer.scalars
+    assert any(name == "train/critic_loss" for name, _ in writer.scalars)
+
+
+def test_without_the_libraries_controllers_are_listed_and_refused():
+    program = """
+import sys
+for name in ("gymnasium", "stable_baselines3", "sb3_contrib"):
+    sys.modules[name] = None
+from autoprune.errors import MissingExtraError
+from autoprune.problems import KnownAnswer
+from autoprune.search import CONTROLLERS, search
+from typer.testing import CliRunner
+from autoprune.cli.main import app
+listed = CliRunner().invoke(app, ["list", "controllers"])
+assert listed.exit_code == 0 and "maskable_ppo" in listed.output, listed.output
+search(KnownAnswer(3), budget="macs=0.5", controller="random", trials=1)
+try:
+    search(KnownAnswer(3), budget="macs=0.5", controller="sac", trials=1)
+except MissingExtraError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "controller 'sac' needs the package 'gymnasium'; install it with: pip install 'autoprune[rl]'" in done.stdout
+
+
+def test_baselines_are_in_the_replay_buffer_from_the_start(monkeypatch):
+    from autoprune.search.rl.replay import EpisodeReplay
+
+    kept = []
+    add = EpisodeReplay.add
+
+    def watched(self, seen, after, action, reward, done, infos):
+        add(self, seen, after, action, reward, done, infos)
+        kept.append((infos[0]["group"], infos[0]["sparsity"], float(self.rewards[self.pos - 1, 0]), bool(done[0])))
+
+    monkeypatch.setattr(EpisodeReplay, "add", watched)
+    problem = KnownAnswer(3, methods=("l1_norm", "l2_norm"))
+    space = SearchSpace.from_graph(problem.graph, methods=problem.methods)
+    result = search(problem, **options("td3", trials=2), space=space)
+    assert len(kept) == (3 + 2) * 3
+    for place, record in enumerate(result.trials):
+        steps = kept[3 * place : 3 * place + 3]
+        assert {f"sparsity/{g}": s for g, s, _, _ in steps} == {
+            k: v for k, v in record.values.items() if "sparsity" in k
+        }
+        assert [done for *_, done in steps] == [False, False, True]
+        assert steps[-1][2] == pytest.approx(record.accuracy)
+    kept.clear()
+    search(KnownAnswer(3), **options("td3", trials=2, options=OFF | {"demonstrations": False}))
+    assert len(kept) == 2 * 3
 
 
 def test_a_latency_that_was_measured_once_decides_again(tmp_path):

@@ -16,7 +16,7 @@ from autoprune.errors import SettingsError, UnknownNameError
 from autoprune.search.rl import AGENTS
 from autoprune.search.rl.exploration import Exploration, truncated_normal
 from autoprune.search.rl.isolation import Apart
-from autoprune.search.rl.replay import TAKEN, EpisodeReplay
+from autoprune.search.rl.replay import EpisodeReplay
 from autoprune.search.rl.settings import DDPGSettings, MaskablePPOSettings, SACSettings
 
 
@@ -58,15 +58,14 @@ def replay(episodes, **options):
     return EpisodeReplay(episodes * 3, observed, acted, device="cpu", handle_timeout_termination=False, **options)
 
 
-def fill(buffer, *rewards, taken=None):
+def fill(buffer, *rewards):
     """Episodes of three steps that are paid at their end."""
     for reward in rewards:
         for step in range(3):
             seen = np.full((1, 2), step / 3, np.float32)
             paid = np.array([reward if step == 2 else 0.0], np.float32)
-            info = {} if taken is None else {TAKEN: np.array([taken], np.float32)}
             action = np.full((1, 1), 0.5, np.float32)
-            buffer.add(seen, seen, action, paid, np.array([step == 2]), [info])
+            buffer.add(seen, seen, action, paid, np.array([step == 2]), [{}])
 
 
 def test_every_transition_is_given_the_reward_of_its_episode():
@@ -88,15 +87,6 @@ def test_the_last_transition_alone_may_keep_the_reward():
     buffer = replay(2, credit="last")
     fill(buffer, 0.75, -0.25)
     assert buffer.rewards[:, 0].tolist() == [0, 0, 0.75, 0, 0, -0.25]
-
-
-def test_the_action_that_was_taken_is_kept():
-    buffer = replay(1)
-    fill(buffer, 1.0, taken=-0.5)
-    assert buffer.actions[:, 0, 0].tolist() == [-0.5] * 3
-    asked = replay(1)
-    fill(asked, 1.0)
-    assert asked.actions[:, 0, 0].tolist() == [0.5] * 3
 
 
 def test_the_baseline_is_the_running_mean_of_batches():
@@ -199,6 +189,12 @@ def test_defaults_are_settings_that_can_be(name):
         ),
         (DDPGSettings, {"actions": "discrete"}, UnknownNameError, "unknown value of option 'actions': 'discrete'"),
         (DDPGSettings, {"tensorboard": 3}, SettingsError, "option 'tensorboard' must be a text, but got 3"),
+        (
+            DDPGSettings,
+            {"demonstrations": 1},
+            SettingsError,
+            "option 'demonstrations' must be true or false, but got 1",
+        ),
         (SACSettings, {"entropy": "atuo"}, SettingsError, "must be a number from 0 or 'auto', but got 'atuo'"),
         (
             MaskablePPOSettings,

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from autoprune.errors import StudyError
 from autoprune.search.driving import Driver, Judge, SearchOver
 from autoprune.search.facts import differences
 from autoprune.search.rl.policy import POLICY
-from autoprune.search.rl.settings import AUTO, AgentSettings, OnPolicySettings
+from autoprune.search.rl.settings import AUTO, AgentSettings, OffPolicySettings, OnPolicySettings
 from autoprune.seeding import derive
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from autoprune.search.base import Context, Point
     from autoprune.search.records import TrialRecord
+    from autoprune.search.rl.episodes import TrialEnv
     from autoprune.space import SearchSpace
 
 LEARNERS = "learners"  # folder of the checkpoints in the cache of a run
@@ -103,8 +106,9 @@ class Learner(Driver):
             return record
 
         with apart.learning():
-            model = self._model(ask)
-            self._resume(model, judge)
+            model, env = self._model(ask)
+            if not self._resumed(model, judge):
+                self._show(model, env, judge)
             try:
                 self._learn(model, judge)
             except (SearchOver, KeyboardInterrupt):
@@ -114,7 +118,7 @@ class Learner(Driver):
                 model.logger.close()
             self._store(model)
 
-    def _model(self, ask: Any) -> BaseAlgorithm:
+    def _model(self, ask: Any) -> tuple[BaseAlgorithm, TrialEnv]:
         from autoprune.search.rl.agents import build
         from autoprune.search.rl.curves import curves
         from autoprune.search.rl.episodes import TrialEnv
@@ -124,7 +128,16 @@ class Learner(Driver):
         model = build(self.name, self.settings, env, len(context.space.groups), seed)
         study = context.mirror.study.study_name
         model.set_logger(curves(self.settings.tensorboard, f"{study}-{self.name}-{context.seed}"))
-        return model
+        return model, env
+
+    def _show(self, model: BaseAlgorithm, env: TrialEnv, judge: Judge) -> None:
+        """Put the baselines into the replay buffer of a learner that takes them."""
+        if not isinstance(self.settings, OffPolicySettings) or not self.settings.demonstrations:
+            return
+        buffer: Any = model.replay_buffer  # type: ignore[attr-defined]
+        for record in judge.baselines:
+            for seen, after, action, reward, done, info in env.shown(record):
+                buffer.add(seen[None], after[None], action[None], np.array([reward]), np.array([done]), [info])
 
     def _learn(self, model: BaseAlgorithm, judge: Judge) -> None:
         steps = len(self.context.space.groups)
@@ -162,19 +175,23 @@ class Learner(Driver):
             "settings": self.settings.learning(),
         }
 
-    def _resume(self, model: BaseAlgorithm, judge: Judge) -> None:
-        """Load the checkpoint of this study, if there is one."""
+    def _resumed(self, model: BaseAlgorithm, judge: Judge) -> bool:
+        """Load the checkpoint of this study, if there is one.
+
+        Raises:
+            StudyError: the study was made with other settings.
+        """
         from autoprune.search.rl.checkpoint import read_checkpoint, restore
 
         stored = None if self._file is None else read_checkpoint(self._file)
         if stored is None:
-            return
+            return False
         facts, state = stored
         course = Course()
         for record in judge.earlier[: facts["episodes"]]:
             course.answered(record)
         if (course.episodes, course.digest) != (facts["episodes"], facts["digest"]):
-            return  # of a study that is gone
+            return False  # of a study that is gone
         if facts["agent"] != self._facts():
             lines = "\n".join(f"  {line}" for line in differences(facts["agent"], self._facts()))
             raise StudyError(
@@ -185,6 +202,7 @@ class Learner(Driver):
         judge.skip(course.episodes)
         self.course = course
         self.course.kept = course.episodes
+        return True
 
     def _store(self, model: BaseAlgorithm) -> None:
         from autoprune.search.rl.policy import store_policy

@@ -10,14 +10,13 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-TAKEN = "taken"  # in infos: the action that was taken in place of the one that was asked for
-
 
 class EpisodeReplay(ReplayBuffer):
     """Transitions of whole episodes, of which each may be given the reward of its episode's end.
 
-    Actions are kept as they were taken (after clipping to the budget), so that the reward belongs to them. When
-    transitions are sampled, a running mean of the rewards of batches is subtracted.
+    Actions are kept as they were asked for, before they were clipped to the budget: so the critic learns that asking
+    for less than the budget needs changes nothing. When transitions are sampled, a running mean of the rewards of
+    batches is subtracted.
 
     Source: Y. He, J. Lin, Z. Liu, H. Wang, L.-J. Li, S. Han, "AMC: AutoML for Model Compression and Acceleration on
     Mobile Devices", 2018 (one reward for all transitions, and the baseline).
@@ -45,8 +44,7 @@ class EpisodeReplay(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """Keep a transition; the last one of an episode pays the others."""
-        taken = infos[0].get(TAKEN)
-        super().add(obs, next_obs, action if taken is None else np.asarray(taken)[None], reward, done, infos)
+        super().add(obs, next_obs, action, reward, done, infos)
         self._steps += 1
         if not bool(done[0]):
             return

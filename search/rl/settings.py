@@ -82,6 +82,7 @@ class AgentSettings:
 class OffPolicySettings(AgentSettings):
     """What learners from a replay buffer take."""
 
+    demonstrations: bool = option(True, "whether the baselines are in the replay buffer from the start")
     warmup: int = option(20, "episodes of uniformly random actions before it learns", low=0)
     memory: int = option(100, "episodes that the replay buffer holds", low=1)
     credit: str = option(
@@ -199,6 +200,8 @@ def _checked(known: dataclasses.Field[Any], value: Any) -> Any:
     rules, default = known.metadata, known.default
     if rules["auto"] and value == AUTO:
         return value
+    if isinstance(default, bool):
+        return _switch(known.name, value)
     if isinstance(default, tuple):
         return _sizes(known.name, value, rules["low"])
     if isinstance(default, str) and not rules["auto"]:
@@ -211,6 +214,12 @@ def _text(name: str, value: Any, choices: tuple[str, ...]) -> str:
         raise SettingsError(f"option {name!r} must be a text, but got {value!r}")
     if choices and value not in choices:
         raise unknown_name(f"value of option {name!r}:", value, choices)
+    return value
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"option {name!r} must be true or false, but got {value!r}")
     return value
 
 
