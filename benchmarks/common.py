@@ -87,6 +87,8 @@ def write(name: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> No
         "processor": _processor(),
         **{package: version(package) for package in ("torch", "optuna", "torch-pruning", "numpy", "autoprune")},
     }
+    if settings.get("checkpoint"):
+        settings["checkpoint"] = Path(settings["checkpoint"]).name
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"settings": settings, "machine": facts, "rows": rows}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n")
