@@ -46,14 +46,14 @@ def _above(name: str) -> Iterator[str]:
     return itertools.accumulate(name.split(".")[:-1], lambda path, part: f"{path}.{part}")
 
 
-class _Clock(TorchDispatchMode):
+class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations; notes which is the first to read a piece of memory, and which modules write to what was there.
 
     A module that writes to memory older than its call changes what others see, so it cannot be left out.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.first: dict[int, int] = {}
         self.running: list[tuple[str, int]] = []  # modules that have begun, and when
