@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from autoprune.modes import Watch
 
 MEMO_BYTES = 256 * 2**20  # held outputs of one thread, at most
 
@@ -46,14 +47,14 @@ def _above(name: str) -> Iterator[str]:
     return itertools.accumulate(name.split(".")[:-1], lambda path, part: f"{path}.{part}")
 
 
-class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Clock(Watch):
     """Counts operations; notes which is the first to read a piece of memory, and which modules write to what was there.
 
     A module that writes to memory older than its call changes what others see, so it cannot be left out.
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.now = 0
         self.first: dict[int, int] = {}
         self.running: list[tuple[str, int]] = []  # modules that have begun, and when

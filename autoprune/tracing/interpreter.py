@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.errors import GraphError
 from autoprune.graph import Role
+from autoprune.modes import Watch
 from autoprune.tracing.labels import FIXED, Ids, LabelStore
 
 # A parameter used as a plain value gets a label an entry; above this many it is left whole instead.
@@ -59,7 +59,7 @@ class Records:
     uses: dict[str, int] = field(default_factory=dict)
 
 
-class LabelInterpreter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LabelInterpreter(Watch):
     """Labels for every tensor of one run.
 
     Args:
@@ -69,7 +69,7 @@ class LabelInterpreter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, names: Mapping[int, str], tensors: Mapping[str, Tensor], time_limit_s: float) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.store = LabelStore()
         self.records = Records()
         self.names, self.tensors = names, tensors
