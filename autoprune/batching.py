@@ -28,6 +28,8 @@ Passes = Sequence[Sequence[tuple[int, int]]]
 
 _ENOUGH = 4  # blocks for each thread from which a thread need not share a block with another to stay busy
 _AT_ONCE = 256 * 2**20  # bytes of tensors that candidates have for themselves
+_TURNS = 4  # candidates with little in common that take turns: the compiled kernels of more push each other out
+_LITTLE = 0.25  # of a forward pass
 
 
 class Tally:
@@ -134,7 +136,7 @@ class Together:
             return []
         order, limits = arranged([keys[number] for number in numbers], self._course.reads)
         arrangement = [numbers[place] for place in order]
-        for start, tensors in _portions(arrangement, make):
+        for start, tensors in _portions(arrangement, make, self._ends(limits)):
             stop = start + len(tensors)
             near = limits[start : stop - 1]
             some = [tallies[keys[number]] for number in arrangement[start:stop]]
@@ -163,6 +165,11 @@ class Together:
                 memo.turn(entry.limit, entry.wanted)
                 entry.tally.run(skeleton.put(entry.tensors), block)
 
+    def _ends(self, limits: Sequence[int]) -> list[bool]:
+        """For each neighbour of the next candidate whether the two have little in common."""
+        whole = max(self._course.reads, default=0)
+        return [limit <= _LITTLE * whole for limit in limits]
+
     def _bench(self) -> tuple[Skeleton, Memo]:
         skeleton, memo = Skeleton(self._base, self._graph), Memo(self._course)
         memo.watch(skeleton.module)
@@ -181,15 +188,19 @@ def _run(module: nn.Module, tally: Tally, blocks: Iterable[int], _thread: int) -
 
 
 def _portions(
-    numbers: Sequence[int], make: Callable[[int, Known], list[Tensor]]
+    numbers: Sequence[int], make: Callable[[int, Known], list[Tensor]], ends: Sequence[bool]
 ) -> Iterator[tuple[int, list[list[Tensor]]]]:
-    """Consecutive candidates whose tensors fit into memory together: the place of the first, and their tensors."""
+    """Consecutive candidates that are evaluated together: the place of the first, and their tensors.
+
+    Their tensors fit into memory together, and a portion of some size ends where neighbours have little in common.
+    """
     start, tensors, known, size = 0, list[list[Tensor]](), Known(), 0
     for place, number in enumerate(numbers):
         before = len(known)
         tensors.append(make(number, known))
         size += sum(tensor.nbytes for tensor in itertools.islice(known.values(), before, None))
-        if size >= _AT_ONCE:
+        apart = len(tensors) >= _TURNS and place < len(ends) and ends[place]
+        if size >= _AT_ONCE or apart:
             yield start, tensors
             start, tensors, known, size = place + 1, [], Known(), 0
     if tensors:

@@ -9,6 +9,7 @@ from autoprune.search.base import Context, Controller, Proposer
 from autoprune.search.baselines import GLOBAL, GREEDY, UNIFORM
 from autoprune.search.optuna_controller import CMAES, GP, GRID, NSGA2, NSGA3, RANDOM, TPE
 from autoprune.search.progress import Progress, Start
+from autoprune.search.recording import Recording, recording
 from autoprune.search.records import TrialRecord
 from autoprune.search.result import Row, SearchResult
 from autoprune.search.rl import RL
@@ -36,9 +37,11 @@ __all__ = [
     "Controller",
     "Progress",
     "Proposer",
+    "Recording",
     "Row",
     "SearchResult",
     "Start",
     "TrialRecord",
+    "recording",
     "search",
 ]

@@ -125,7 +125,7 @@ class Coordinator:
         records = [record for _, record in sorted(self.records.items())]
         earlier = [r for r in records if r.controller == name and not r.baseline]
         judge = Judge(
-            earlier, [r for r in records if r.baseline and r.usable], self.parts.context.space, self._trial, self._ended
+            earlier, [r for r in records if r.baseline and r.usable], self.parts.context.space, self.trial, self._ended
         )
         try:
             driver.drive(judge)
@@ -133,7 +133,7 @@ class Coordinator:
             return
         self.exhausted = not judge.over
 
-    def _trial(self, values: Point) -> TrialRecord:
+    def trial(self, values: Point) -> TrialRecord:
         """A new trial at ``values``, from its decision to its end."""
         context = self.parts.context
         record = self._decided(context.mirror.next_number, context.space.snap(values))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.costs import COSTS, Budget, Cost
-from autoprune.errors import SettingsError, StudyError, unknown_name
+from autoprune.errors import StudyError
 from autoprune.fitting import Profile, Target
 from autoprune.locking import folder_lock
 from autoprune.racing import RaceState
-from autoprune.search.base import Context, Controller, SearchObjective
+from autoprune.search.base import Context, SearchObjective
 from autoprune.search.coordinator import Coordinator, Parts
 from autoprune.search.evaluators import Evaluator, Inline
 from autoprune.search.eventlog import EventLog
@@ -23,6 +23,8 @@ from autoprune.search.finishing import finish
 from autoprune.search.ledger import DENSE_COST, Ledger
 from autoprune.search.mirror import Mirror
 from autoprune.search.progress import Both, Progress, Start
+from autoprune.search.records import TrialRecord
+from autoprune.search.request import Request, checked
 from autoprune.search.result import SearchResult
 from autoprune.search.stopping import make_stopper
 from autoprune.search.storage import DEFAULT_NAME, Address
@@ -31,26 +33,7 @@ from autoprune.space import SearchSpace
 if TYPE_CHECKING:
     from autoprune.artifacts import NetworkSpec
 
-HANDLINGS = ("project", "reject")
 _REFERENCE = 0.5  # of the first cost: where the baselines stand in a Pareto search without a budget
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a search is asked for, checked. The fields are those of :func:`search`."""
-
-    budget: Budget | None
-    controller: Controller
-    trials: int
-    space: SearchSpace
-    metrics: tuple[str, ...]
-    handling: str
-    pruner: str | None
-    seed: int
-    workers: int
-    timeout_s: float | None
-    race: bool
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def search(
@@ -113,6 +96,30 @@ def search(
     request = checked(
         objective, budget, controller, trials, space, tuple(pareto), handling, pruner, seed, workers, timeout_s, options
     )
+    how = Finish(spec=spec, confirm=confirm, test=test)
+    with opened(objective, request, run_dir, storage, study_name, progress) as run:
+        return run.finish(run.go(), how)
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is done once a search is over; the fields are those of :func:`search`."""
+
+    spec: NetworkSpec | None = None
+    confirm: bool = True
+    test: bool = False
+
+
+@contextlib.contextmanager
+def opened(
+    objective: Any,
+    request: Request,
+    run_dir: str | Path | None,
+    storage: str | None,
+    study_name: str | None,
+    progress: Progress | None,
+) -> Iterator[Run]:
+    """A run of what ``request`` asks for, with its study held and open; see :func:`search`."""
     folder = None if run_dir is None else Path(run_dir)
     address = Address.of(folder, storage)
     name = study_name or (folder.name if folder is not None and folder.name else DEFAULT_NAME)
@@ -124,22 +131,17 @@ def search(
         log = EventLog(folder) if folder is not None else None
         watch = Both(*([log] if log else []), *([progress] if progress else []))
         try:
-            run = _Run(objective, request, ledger, target, profile, folder, watch)
-            outcome = run.go(started)
+            run = Run(objective, request, ledger, target, profile, folder, watch, started)
             try:
-                result = finish(outcome, objective, spec=spec, confirm=confirm, test=test, watch=watch)
-            except KeyboardInterrupt:  # nothing is lost: what was to be built can be exported later
-                outcome = replace(outcome, interrupted=True)
-                result = finish(outcome, objective, spec=spec, confirm=False, test=False, watch=watch)
-            result = replace(result, wall_s=time.monotonic() - started)
-            watch.finished(result)
-            return result
+                yield run
+            finally:
+                run.evaluator.close()
         finally:
             if log is not None:
                 log.close()
 
 
-class _Run:
+class Run:
     """One run, from an open study to its result."""
 
     def __init__(
@@ -151,19 +153,55 @@ class _Run:
         profile: Profile,
         folder: Path | None,
         watch: Progress,
+        started: float,
     ) -> None:
         self.objective, self.request, self.ledger = objective, request, ledger
         self.target, self.profile, self.folder, self.watch = target, profile, folder, watch
+        self.started = started
+        self.context = self._context()
+        self.evaluator = self._evaluator()
+        self.coordinator = Coordinator(self._parts())
 
-    def go(self, started: float) -> SearchResult:
+    def go(self) -> SearchResult:
         """Search; Ctrl-C ends it with what there is."""
-        request, interrupted = self.request, False
-        names = ("accuracy", *request.metrics)
-        context = Context(
+        interrupted = False
+        try:
+            self.begin()
+            self.coordinator.run()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            self.evaluator.close()
+            records = self.ledger.sweep()
+        return self._result(records, interrupted)
+
+    def gathered(self) -> SearchResult:
+        """What the study holds so far."""
+        return self._result(self.ledger.sweep(), False)
+
+    def begin(self) -> None:
+        """Take in what earlier runs of the study left, and say what is going to be done."""
+        self.coordinator.resume()
+        self._announce()
+
+    def finish(self, found: SearchResult, how: Finish) -> SearchResult:
+        """Confirm, judge and store what was found."""
+        try:
+            result = finish(found, self.objective, spec=how.spec, confirm=how.confirm, test=how.test, watch=self.watch)
+        except KeyboardInterrupt:  # nothing is lost: what was to be built can be exported later
+            found = replace(found, interrupted=True)
+            result = finish(found, self.objective, spec=how.spec, confirm=False, test=False, watch=self.watch)
+        result = replace(result, wall_s=time.monotonic() - self.started)
+        self.watch.finished(result)
+        return result
+
+    def _context(self) -> Context:
+        request = self.request
+        return Context(
             objective=self.objective,
             space=request.space,
             target=self.target,
-            mirror=Mirror(request.space, names, self.ledger.name),
+            mirror=Mirror(request.space, ("accuracy", *request.metrics), self.ledger.name),
             metrics=request.metrics,
             seed=request.seed,
             trials=request.trials,
@@ -173,17 +211,9 @@ class _Run:
             options=request.options,
             notice=self.watch.notice,
         )
-        evaluator = self._evaluator()
-        coordinator = Coordinator(self._parts(context, evaluator, started))
-        try:
-            coordinator.resume()
-            self._announce(coordinator)
-            coordinator.run()
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            evaluator.close()
-            records = self.ledger.sweep()
+
+    def _result(self, records: Sequence[TrialRecord], interrupted: bool) -> SearchResult:
+        request = self.request
         return SearchResult(
             rows=(),
             best=None,
@@ -199,27 +229,27 @@ class _Run:
             storage=self.ledger.address.shown,
             run_dir=self.folder,
             interrupted=interrupted,
-            timed_out=coordinator.timed_out,
-            exhausted=coordinator.exhausted,
-            notes=coordinator.notes(records),
+            timed_out=self.coordinator.timed_out,
+            exhausted=self.coordinator.exhausted,
+            notes=self.coordinator.notes(records),
         )
 
-    def _parts(self, context: Context, evaluator: Evaluator, started: float) -> Parts:
+    def _parts(self) -> Parts:
         request = self.request
         raced = request.race and not any(COSTS[m].measured for m in request.metrics)
-        proposer = request.controller.start(context)
+        proposer = request.controller.start(self.context)
         return Parts(
-            context=context,
+            context=self.context,
             controller=request.controller,
             proposer=proposer,
             ledger=self.ledger,
-            evaluator=evaluator,
+            evaluator=self.evaluator,
             stopper=make_stopper(request.pruner, request.metrics, self.ledger.name),
             progress=self.watch,
             handling=request.handling,
             budgeted=request.budget is not None,
             race=RaceState(request.metrics) if raced else None,
-            deadline=None if request.timeout_s is None else started + request.timeout_s,
+            deadline=None if request.timeout_s is None else self.started + request.timeout_s,
         )
 
     def _evaluator(self) -> Evaluator:
@@ -229,7 +259,8 @@ class _Run:
 
         return Pool(self.objective, self.request.workers)
 
-    def _announce(self, coordinator: Coordinator) -> None:
+    def _announce(self) -> None:
+        coordinator = self.coordinator
         self.watch.started(
             Start(
                 controller=self.request.controller.name,
@@ -302,106 +333,4 @@ def _within_reach(objective: SearchObjective, space: SearchSpace, budget: Budget
     return budget if profile.smallest.value(metric) <= dense * _REFERENCE else Budget(**{metric: half_way})
 
 
-def checked(
-    objective: Any,
-    budget: Any,
-    controller: str,
-    trials: int,
-    space: SearchSpace | None,
-    metrics: tuple[str, ...],
-    handling: str,
-    pruner: str | None,
-    seed: int,
-    workers: int,
-    timeout_s: float | None,
-    options: Mapping[str, Any] | None,
-) -> Request:
-    """The arguments of :func:`search`, checked before any work.
-
-    Raises:
-        SettingsError, UnknownNameError, BudgetError: something that cannot be.
-    """
-    from autoprune.search import CONTROLLERS
-
-    if controller not in CONTROLLERS:
-        raise unknown_name("controller", controller, CONTROLLERS)
-    for name, value, least in (("trials", trials, 0), ("seed", seed, 0), ("workers", workers, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise SettingsError(f"{name} must be a whole number from {least} on, but got {value!r}")
-    if handling not in HANDLINGS:
-        raise unknown_name("handling", handling, HANDLINGS)
-    if timeout_s is not None and not timeout_s > 0:
-        raise SettingsError(f"timeout_s must be above 0 or None, but got {timeout_s!r}")
-    limits = _budget(budget)
-    _check_metrics(metrics, limits)
-    _check_measured(metrics, limits, workers)
-    space = space or SearchSpace.from_graph(objective.graph)
-    CONTROLLERS[controller].check(metrics, options or {}, space)
-    _check_driver(CONTROLLERS[controller], limits, handling, workers)
-    make_stopper(pruner, metrics, DEFAULT_NAME)
-    settings = getattr(objective, "settings", None)
-    _check_reports(pruner, settings)
-    return Request(
-        budget=limits,
-        controller=CONTROLLERS[controller],
-        trials=trials,
-        space=space,
-        metrics=metrics,
-        handling=handling,
-        pruner=pruner,
-        seed=seed,
-        workers=workers,
-        timeout_s=timeout_s,
-        race=getattr(settings, "race", None) is not None,
-        options=dict(options or {}),
-    )
-
-
-def _budget(given: Any) -> Budget | None:
-    if given is None or isinstance(given, Budget):
-        return given or None
-    return (Budget(**given) if isinstance(given, Mapping) else Budget.parse(given)) or None
-
-
-def _check_metrics(metrics: tuple[str, ...], budget: Budget | None) -> None:
-    if not metrics and budget is None:
-        raise SettingsError("a search needs a budget, for example budget='macs=0.5', or pareto=('macs',)")
-    for metric in metrics:
-        if metric not in COSTS:
-            raise unknown_name("cost metric", metric, COSTS)
-    if len(metrics) > 2 or len(set(metrics)) != len(metrics):
-        raise SettingsError(f"pareto takes one or two different cost metrics, but got {', '.join(metrics)}")
-
-
-def _check_measured(metrics: tuple[str, ...], budget: Budget | None, workers: int) -> None:
-    measured = [m for m in (*metrics, *(budget.metrics if budget else ())) if COSTS[m].measured]
-    if measured and workers > 1:
-        raise SettingsError(
-            f"{measured[0]} is measured on this machine, which must be quiet meanwhile: use workers=1, not {workers}"
-        )
-
-
-def _check_driver(controller: Controller, budget: Budget | None, handling: str, workers: int) -> None:
-    if not controller.drives:
-        return
-    if workers > 1:
-        raise SettingsError(
-            f"controller {controller.name!r} learns from one plan before it decides the next: use workers=1, "
-            f"not {workers} (more threads evaluate a plan faster)"
-        )
-    if handling == "project" and budget is not None and budget.measured:
-        raise SettingsError(
-            f"controller {controller.name!r} keeps to a budget by what it decides, and {budget.measured.metrics[0]} is "
-            "not known before it has decided: use handling='reject', or limit macs or params"
-        )
-
-
-def _check_reports(pruner: str | None, settings: Any) -> None:
-    finetune = getattr(settings, "finetune", None)
-    if pruner in (None, "none") or finetune is None:
-        return
-    if not finetune.steps:
-        raise SettingsError(f"pruner {pruner!r} stops retraining early, but there is none: set the retraining steps")
-
-
-__all__ = ["HANDLINGS", "Request", "checked", "facts", "search"]
+__all__ = ["Finish", "Run", "facts", "opened", "search"]

@@ -62,7 +62,7 @@ def check(settings: SearchSettings, opened: Opened, out: Path) -> None:
         AutopruneError: unknown names, a budget that cannot be met, a storage that cannot be opened, another network.
     """
     from autoprune.opening import use_threads
-    from autoprune.search.running import checked
+    from autoprune.search.request import checked
 
     objective = objective_for(settings, opened, None)
     values = asked(settings, objective)
