@@ -1,8 +1,9 @@
 """Keep freed memory in the process: big activations are not handed back to the operating system after every layer.
 
 By default glibc maps each large block anew and returns it at once, so that every forward pass faults in its activations
-page by page. Raising two thresholds at start, and having all threads share one heap, makes a forward pass up to twice as
-fast (measured on one network). Peak memory is the same; what was the peak stays reserved. Set ``AUTOPRUNE_MALLOC=default`` to leave the allocator alone.
+page by page. Raising two thresholds at start, and having all threads share one heap, makes a forward pass up to twice
+as fast (measured on one network). Peak memory is the same; what was the peak stays reserved. Set
+``AUTOPRUNE_MALLOC=default`` to leave the allocator alone.
 
 Convolutions are compiled for their shapes and kept, a thousand of them by default. Every candidate has shapes of its
 own, so over a long search those would only pile up (54 MiB over 450 trials of a small network); fewer are kept.

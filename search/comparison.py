@@ -66,6 +66,10 @@ class Member:
         """Mean time of one of the first so many evaluations; the controller's own time is not in it."""
         return statistics.fmean(record.wall_s for record in self.evaluated[:evaluations])
 
+    def deciding(self, evaluations: int) -> float:
+        """Mean time in which the controller learned and decided, before one of the first so many evaluations."""
+        return statistics.fmean(record.decided_s for record in self.evaluated[:evaluations])
+
     def counts(self, evaluations: int) -> dict[str, int]:
         """Of the first so many evaluations those that failed, were stopped, or repeated a plan; rejected on the way."""
         first = self.evaluated[:evaluations]
@@ -101,6 +105,10 @@ class Group:
     def seconds(self, evaluations: int) -> float:
         """Mean time of an evaluation."""
         return statistics.fmean(member.seconds(evaluations) for member in self.members)
+
+    def deciding(self, evaluations: int) -> float:
+        """Mean time of the controller itself for an evaluation."""
+        return statistics.fmean(member.deciding(evaluations) for member in self.members)
 
     def counts(self, evaluations: int) -> dict[str, int]:
         """As :meth:`Member.counts`, all studies together."""
@@ -188,6 +196,7 @@ class Comparison:
                 "evaluations": n,
                 **vars(group.at(n)),
                 "seconds_per_evaluation": group.seconds(n),
+                "seconds_deciding": group.deciding(n),
                 **group.counts(n),
             }
             for group in self.groups

@@ -133,10 +133,10 @@ class Coordinator:
             return
         self.exhausted = not judge.over
 
-    def trial(self, values: Point) -> TrialRecord:
-        """A new trial at ``values``, from its decision to its end."""
+    def trial(self, values: Point, decided_s: float) -> TrialRecord:
+        """A new trial at ``values``, which took so many seconds to decide, to its end."""
         context = self.parts.context
-        record = self._decided(context.mirror.next_number, context.space.snap(values))
+        record = self._decided(context.mirror.next_number, context.space.snap(values), decided_s)
         if self.parts.budgeted and not record.feasible:
             self._finish(replace(record, status=REJECTED))
         else:
@@ -192,11 +192,13 @@ class Coordinator:
         proposer = self.parts.proposer
         if self._proposed >= context.trials or self.exhausted or isinstance(proposer, Driver):
             return None
+        started = time.perf_counter()
         proposed = proposer.propose(number)
+        decided_s = time.perf_counter() - started
         if proposed is None:
             self.exhausted = True
             return None
-        return self._decided(number, self._handled(proposed))
+        return self._decided(number, self._handled(proposed), decided_s)
 
     def _baseline(self, name: str) -> Point:
         """A baseline's point; the smallest of the space where a measured latency now refuses even that."""
@@ -220,7 +222,7 @@ class Coordinator:
         except BudgetError:
             return values  # a measured latency may refuse what it allowed before: this one is rejected
 
-    def _decided(self, number: int, values: Point, baseline: str = "") -> TrialRecord:
+    def _decided(self, number: int, values: Point, decided_s: float = 0.0, baseline: str = "") -> TrialRecord:
         context = self.parts.context
         plan = context.space.plan(values)
         target = context.target
@@ -234,6 +236,7 @@ class Coordinator:
             controller=baseline or self.parts.controller.name,
             baseline=baseline,
             seed=context.seed,
+            decided_s=decided_s,
         )
         self._settle(record)
         return self._begin(record)

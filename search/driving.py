@@ -6,6 +6,7 @@ of it is one trial, decided, recorded, evaluated and finished as all others are.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ class Judge:
         earlier: finished trials of this controller in the study, in order.
         baselines: that were evaluated within the budget, for drivers that learn from what others tried.
         space: what may be decided.
-        trial: makes and finishes one new trial at a point.
+        trial: makes and finishes one new trial at a point that took so many seconds to decide.
         ended: whether no new trial may begin.
     """
 
@@ -41,12 +42,13 @@ class Judge:
         earlier: Sequence[TrialRecord],
         baselines: Sequence[TrialRecord],
         space: SearchSpace,
-        trial: Callable[[Point], TrialRecord],
+        trial: Callable[[Point, float], TrialRecord],
         ended: Callable[[], bool],
     ) -> None:
         self.earlier, self.baselines = tuple(earlier), tuple(baselines)
         self.answered = 0
         self._space, self._trial, self._ended = space, trial, ended
+        self._answered_at = time.perf_counter()
 
     @property
     def over(self) -> bool:
@@ -64,6 +66,12 @@ class Judge:
             SearchOver: no new trial may begin.
             StudyError: an earlier trial was another point.
         """
+        try:
+            return self._answer(values)
+        finally:
+            self._answered_at = time.perf_counter()
+
+    def _answer(self, values: Point) -> TrialRecord:
         if self.answered < len(self.earlier):
             record = self.earlier[self.answered]
             self._check(record, values)
@@ -71,7 +79,7 @@ class Judge:
             return record
         if self.over:
             raise SearchOver
-        return self._trial(values)
+        return self._trial(values, time.perf_counter() - self._answered_at)
 
     def _check(self, record: TrialRecord, values: Point) -> None:
         if self._space.plan(values) == record.plan:

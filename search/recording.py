@@ -7,6 +7,7 @@ another library owns its loop outside: it is given an environment whose every ep
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class Recording:
 
     def __init__(self, run: Run) -> None:
         self._run: Run | None = run
+        self._answered_at = time.perf_counter()
         self.result: SearchResult | None = None
 
     def env(self, *, actions: str = "sparsity", reward: str = "accuracy") -> TrialEnv:
@@ -57,7 +59,11 @@ class Recording:
 
     def trial(self, values: Point) -> TrialRecord:
         """Judge the plan at a point of the search space, and record it."""
-        return self._open().coordinator.trial(values)
+        coordinator, now = self._open().coordinator, time.perf_counter()
+        try:
+            return coordinator.trial(values, now - self._answered_at)
+        finally:
+            self._answered_at = time.perf_counter()
 
     def __call__(self, plan: Plan) -> Outcome | None:
         """The outcome of ``plan``, recorded; ``None`` where it misses the budget.

@@ -36,6 +36,7 @@ class TrialRecord:
         seed: of the search.
         reports: accuracy by retraining step.
         wall_s: seconds from start to end.
+        decided_s: seconds before, in which the controller learned and decided.
     """
 
     number: int
@@ -50,6 +51,7 @@ class TrialRecord:
     seed: int = 0
     reports: Mapping[int, float] = field(default_factory=dict)
     wall_s: float = 0.0
+    decided_s: float = 0.0
 
     @property
     def feasible(self) -> bool:
@@ -91,6 +93,7 @@ def attributes_at_start(record: TrialRecord) -> tuple[dict[str, Any], dict[str, 
         "controller": record.controller,
         "seed": record.seed,
         "feasible": record.feasible,
+        "decided_s": round(record.decided_s, 6),
     }
     if record.cost is not None:
         user["cost"] = record.cost.to_dict()
@@ -152,6 +155,7 @@ def read_record(trial: FrozenTrial) -> TrialRecord:
             seed=int(user.get("seed", 0)),
             reports=dict(trial.intermediate_values) if trial.state.is_finished() else {},
             wall_s=float(user.get("wall_s", 0.0)),
+            decided_s=float(user.get("decided_s", 0.0)),
         )
     except (KeyError, TypeError, ValueError, AutopruneError) as error:
         raise StudyError(f"trial {trial.number} was not written by a search of this release: {error!r}") from None

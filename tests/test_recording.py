@@ -52,6 +52,7 @@ def test_every_episode_is_a_trial_with_the_outcome_of_the_objective(task, tmp_pa
     assert [r.accuracy for r in records] == pytest.approx(paid)
     assert [task.objective(r.plan).accuracy for r in records] == [r.accuracy for r in records]
     assert {r.baseline for r in study.result.trials} == {"", "uniform", "global", "greedy"}
+    assert all((r.decided_s > 0) is not bool(r.baseline) for r in study.result.trials)
     assert study.result.best.accuracy == max(r.accuracy for r in study.result.trials)
     assert [row.name for row in study.result.rows] == ["dense", "uniform", "global", "greedy", "best found"]
 
@@ -118,6 +119,7 @@ def test_it_stands_beside_searches(task, tmp_path):
     found = compare([open_study(tmp_path / name) for name in ("mine", "tpe")])
     assert [group.label for group in found.groups] == ["mine", "tpe"]
     assert found.evaluations == 6
+    assert all(group.deciding(6) > 0 for group in found.groups)
 
 
 def test_what_cannot_be_recorded_is_refused(task, tmp_path):

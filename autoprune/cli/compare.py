@@ -107,16 +107,17 @@ def table_of(found: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
             str(len(group.members)),
             *(written(group.at(n), found) for n in found.checkpoints),
             f"{group.seconds(last):.3g} s",
+            f"{group.deciding(last):.2g} s",
             *(str(count[name]) for name in shown),
         )
         for group, count in zip(found.groups, counts, strict=True)
     ]
-    before, after = ("",) * (len(found.checkpoints) - 1), ("",) * (1 + len(shown))
+    before, after = ("",) * (len(found.checkpoints) - 1), ("",) * (2 + len(shown))
     rows += [
         (_baseline(name), str(summary.seeds), *before, written(summary, found), *after)
         for name, summary in found.baselines.items()
     ]
-    return ("controller", "seeds", *(f"at {n}" for n in found.checkpoints), "time", *shown), rows
+    return ("controller", "seeds", *(f"at {n}" for n in found.checkpoints), "evaluating", "deciding", *shown), rows
 
 
 def _baseline(name: str) -> str:
@@ -144,8 +145,8 @@ def explained(found: Comparison) -> tuple[str, ...]:
         f"{what}; {spread}.",
         "An evaluation is a proposal that was judged, anew or by what is known of the same plan (repeated). One that",
         "failed or was stopped early counts, but cannot be best; one rejected unseen does not. Baselines, from which",
-        "controllers may learn, stand apart. Counts are sums over seeds; time is that of an evaluation, without the",
-        "controller's own.",
+        "controllers may learn, stand apart. Counts are sums over seeds; times are means for one evaluation: of the",
+        "judging, and of the controller itself.",
         *found.notes,
     )
 
