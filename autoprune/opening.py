@@ -104,9 +104,17 @@ def open_base(settings: BasePart) -> Opened:
 
 
 def open_data(asked: dict[str, Any], data_dir: Path | None) -> tuple[DataSplits, dict[str, Any]]:
-    """The data called ``asked["data"]``, and what is stored with networks to load them again."""
+    """The data called ``asked["data"]``, and what is stored with networks to load them again.
+
+    Raises:
+        SettingsError: an option of the data that is a setting of its own.
+        AutopruneError: names, files or contents that cannot be used.
+    """
     from autoprune.data import load_data
 
+    for name, setting in (("seed", "data_seed"), ("data_dir", "data_dir")):
+        if name in asked["options"]:
+            raise SettingsError(f"data_options cannot hold {name!r}, which is the setting {setting}; give that instead")
     data = load_data(asked["data"], seed=asked["seed"], data_dir=data_dir, **asked["options"])
     facts = {"input_shape": list(data.input_shape), "input_type": str(data.example(1).dtype)}
     return data, {**asked, **facts}

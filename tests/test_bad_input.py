@@ -128,6 +128,7 @@ NAMES = [
     Case("glob", "search --base base --include conv8*", r"unknown layer or glob 'conv8\*'"),
     Case("model option", "train --model mlp --model-options widht=3", r"'mlp' cannot be called with options.*widht"),
     Case("data option", "train --data-options sise=3", r"unknown option of dataset 'digits'.*'sise'"),
+    Case("data option that is a setting", "train --data-options seed=3", r"cannot hold 'seed'.*setting data_seed"),
     Case(
         "controller option", "search --controller tpe --controller-options x=1", r"unknown option of controller 'tpe'"
     ),
