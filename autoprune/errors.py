@@ -29,6 +29,10 @@ class GraphError(AutopruneError):
     """A network that could not be traced."""
 
 
+class ChainError(AutopruneError):
+    """A network that cannot be cut into stages, or a decision that does not fit its stages."""
+
+
 class DataError(AutopruneError):
     """A dataset that is missing, corrupt or not what it says."""
 

@@ -1,0 +1,133 @@
+"""A batch on its way through the stages: each stage runs every sample with its own action, as few dense groups.
+
+At a stage the samples are sorted by (what they read, what they compute), so that each group is one smaller dense
+convolution; groups that no sample is in cost nothing. Between stages only the groups' tensors are kept. A walk never
+changes: going on makes a new one, so a walk can go on in several ways (a tree of actions shares its trunk).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autoprune.errors import ChainError
+from autoprune.runtime.stages import Stage
+
+Run = Callable[[int, Tensor, Sequence[int]], Tensor]  # (stage, value entering, action of every stage so far) -> leaving
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Samples that later stages treat alike: their places in the batch ``[n]`` (``None``: all) and their value."""
+
+    index: Tensor | None
+    value: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """Where a batch stands.
+
+    Attributes:
+        stages: of the network.
+        run: runs a stage for samples of equal actions.
+        size: samples.
+        stage: the next stage to decide; ``len(stages)`` at the end.
+        actions: ``[N, stage]`` int64, what was decided (1 to k).
+        parts: the value that enters the next stage, by samples.
+    """
+
+    stages: tuple[Stage, ...]
+    run: Run
+    size: int
+    stage: int
+    actions: Tensor
+    parts: tuple[Part, ...]
+
+    @property
+    def done(self) -> bool:
+        """Whether every stage has run."""
+        return self.stage == len(self.stages)
+
+    @property
+    def pooled(self) -> Tensor:
+        """Mean over positions of what enters the next stage, ``[N, channels]``; zeros for channels that were skipped.
+
+        Raises:
+            ChainError: every stage has run.
+        """
+        if self.done:
+            raise ChainError("every stage has run; there is nothing left to look at")
+        means = [(part.index, pool(part.value)) for part in self.parts]
+        return _gathered(means, self.size, self.stages[self.stage].channels)
+
+    @property
+    def output(self) -> Tensor:
+        """Logits ``[N, classes]``.
+
+        Raises:
+            ChainError: stages are left.
+        """
+        if not self.done:
+            raise ChainError(f"stage {self.stage} of {len(self.stages)} has not run yet, so there is no output")
+        return _gathered([(p.index, p.value) for p in self.parts], self.size, self.parts[0].value.shape[1])
+
+    def step(self, actions: Tensor) -> Walk:
+        """The walk after the next stage ran with ``actions`` ``[N]`` (1 to k), not checked."""
+        stage = self.stages[self.stage]
+        known = torch.cat([self.actions, actions[:, None]], 1)
+        found: dict[tuple[int, ...], list[Part]] = defaultdict(list)
+        for part in self.parts:
+            for index, value, row in _by_action(part, actions, known):
+                out = self.run(self.stage, value, row)
+                found[tuple(row[s] for s in stage.keeps)].append(Part(index, out))
+        parts = tuple(_merged(alike) for alike in found.values())
+        return Walk(self.stages, self.run, self.size, self.stage + 1, known, parts)
+
+
+def pool(value: Tensor) -> Tensor:
+    """Mean over positions, ``[N, C]``."""
+    return value.mean(tuple(range(2, value.dim()))) if value.dim() > 2 else value
+
+
+def _by_action(part: Part, actions: Tensor, known: Tensor) -> Iterator[tuple[Tensor | None, Tensor, list[int]]]:
+    """Samples of equal action: places, values, and the actions so far (those that matter are equal)."""
+    own = actions if part.index is None else actions[part.index]
+    if not len(own):
+        yield part.index, part.value, [1] * known.shape[1]
+        return
+    if bool((own == own[0]).all()):
+        first = 0 if part.index is None else int(part.index[0])
+        yield part.index, part.value, known[first].tolist()
+        return
+    order = own.argsort(stable=True)
+    index = order if part.index is None else part.index[order]
+    value = part.value[order]
+    at = 0
+    for count in own.bincount().tolist():
+        if count:
+            places = index[at : at + count]
+            yield places, value[at : at + count], known[int(places[0])].tolist()
+        at += count
+
+
+def _merged(parts: list[Part]) -> Part:
+    if len(parts) == 1:
+        return parts[0]
+    indices = [part.index for part in parts if part.index is not None]
+    return Part(torch.cat(indices), torch.cat([part.value for part in parts]))
+
+
+def _gathered(parts: Sequence[tuple[Tensor | None, Tensor]], size: int, channels: int) -> Tensor:
+    """``[size, channels]`` with each part's rows in their places, zeros beyond their columns."""
+    index, value = parts[0]
+    if index is None and value.shape[1] == channels:
+        return value
+    out = value.new_zeros(size, channels)
+    for places, rows in parts:
+        out[slice(None) if places is None else places, : rows.shape[1]] = rows
+    return out
