@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 FORMAT = "autoprune-network"
+RUNTIME_FORMAT = "autoprune-runtime-network"  # read by autoprune.runtime.storing
 VERSION = 1
 MODEL_JSON = "model.json"
 MODEL_TENSORS = "model.safetensors"
@@ -202,12 +203,17 @@ _FIELDS = {"factory": str, "options": dict, "digest": str, "metrics": dict, "dat
 
 
 def load(folder: str | Path) -> nn.Module:
-    """The network stored in ``folder``, dense or pruned, in evaluation mode.
+    """The network stored in ``folder``, dense, pruned or pruned at run time, in evaluation mode.
 
     Raises:
         ArtifactError: the folder holds no network, or one that is corrupt or that its factory does not fit.
         AutopruneError: the factory cannot be found.
     """
+    description = _read_json(Path(folder) / MODEL_JSON)
+    if isinstance(description, dict) and description.get("format") == RUNTIME_FORMAT:
+        from autoprune.runtime.storing import load_runtime
+
+        return load_runtime(folder, description)
     stored = read_network(folder)
     return rebuild(stored.spec, stored.tensors(), stored.attributes, str(folder))
 

@@ -60,6 +60,9 @@ def export_network(module: nn.Module, example: Example, folder: str | Path, form
     """
     if format not in FORMATS:
         raise unknown_name("export format", format, FORMATS)
+    refusal = getattr(module, "export_refusal", None)
+    if format != "safetensors" and isinstance(refusal, str):
+        raise ModelError(refusal)
     with modes_kept(module), torch.no_grad(), _quiet():
         module.eval()
         return FORMATS[format](module, example, Path(folder))

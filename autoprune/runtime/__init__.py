@@ -1,11 +1,31 @@
-"""Runtime neural pruning: a network that decides for each input how much of itself to run."""
+"""Runtime neural pruning: a network that decides for each input how much of itself to run.
+
+J. Lin, Y. Rao, J. Lu, J. Zhou, "Runtime Neural Pruning", 2017.
+"""
 
 from __future__ import annotations
 
+from autoprune.runtime.calibrating import calibrate
 from autoprune.runtime.chain import EXECUTIONS, Chain
 from autoprune.runtime.controller import Controller
+from autoprune.runtime.network import Run, RuntimePrunedNetwork
 from autoprune.runtime.recalibration import recalibrate
 from autoprune.runtime.stages import Stage
+from autoprune.runtime.storing import save_runtime
+from autoprune.runtime.table import KnobRow, KnobTable
 from autoprune.runtime.walk import Walk
 
-__all__ = ["EXECUTIONS", "Chain", "Controller", "Stage", "Walk", "recalibrate"]
+__all__ = [
+    "EXECUTIONS",
+    "Chain",
+    "Controller",
+    "KnobRow",
+    "KnobTable",
+    "Run",
+    "RuntimePrunedNetwork",
+    "Stage",
+    "Walk",
+    "calibrate",
+    "recalibrate",
+    "save_runtime",
+]

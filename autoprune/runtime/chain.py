@@ -81,7 +81,7 @@ class Chain(nn.Module):
         forward = forward_of(self.backbone)
         gated = gated_groups(self.backbone, self.graph, forward, first=first, include=include, exclude=exclude)
         parts = staged(self.backbone, self.graph, forward, gated, groups, example)
-        self.prelude, self.stages, self._enters = parts.prelude, parts.stages, parts.enters
+        self.prelude, self.stages, self.enters = parts.prelude, parts.stages, parts.enters
         self.norms = WidthNorms(self.backbone, self.steps, groups)
         self.input_shape = tuple(example.shape[1:])
         self._gated = {group.name: group for group in gated}
@@ -155,7 +155,7 @@ class Chain(nn.Module):
 
     def begin(self, x: Tensor) -> Walk:
         """A walk of the samples ``x`` ``[N, ...]`` that stands before the first decision."""
-        value = self.network.run(self.prelude, 0, self._enters, x, Sliced(self.norms, ()))
+        value = self.network.run(self.prelude, 0, self.enters, x, Sliced(self.norms, ()))
         nothing = torch.zeros(len(x), 0, dtype=torch.int64)
         return Walk(self.stages, self.run_stage, len(x), 0, nothing, (Part(None, value),))
 
@@ -221,7 +221,7 @@ class Chain(nn.Module):
 
     def _masked(self, x: Tensor, actions: Tensor) -> Tensor:
         layers = Masked(self.norms, actions)
-        value = self.network.run(self.prelude, 0, self._enters, x, layers)
+        value = self.network.run(self.prelude, 0, self.enters, x, layers)
         for stage in self.stages:
             value = self.network.run(stage.steps, stage.enters, stage.leaves, value, layers)
         out: Tensor = value

@@ -1,0 +1,88 @@
+"""The table of the knob, measured: a sweep over validation samples that looks closer where the cost changes most."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from autoprune.checks import whole
+from autoprune.data import Split
+from autoprune.errors import ChainError
+from autoprune.evaluation import EvalSet, checked_logits
+from autoprune.runtime.network import RuntimePrunedNetwork
+from autoprune.runtime.table import KnobRow, KnobTable, growing
+
+_DOUBLINGS = 80  # of the knob until all samples run all groups: far more than float32 scores can ask for
+_CLOSE = 0.02  # of the dense network's multiply-accumulates: rows nearer than this need none between them
+
+
+def calibrate(network: RuntimePrunedNetwork, split: Split, *, rows: int = 17, batch_size: int = 256) -> KnobTable:
+    """Measure what the knob gives on ``split`` (validation), store the table in ``network`` and return it.
+
+    The first row runs the least (action 1 everywhere), the last all groups; further rows halve the widest gap between
+    two rows. The network's knob stays as it was.
+
+    Args:
+        network: with its trained controller.
+        split: samples that the network was not trained on.
+        rows: most rows, at least 2; each costs a pass over the samples.
+        batch_size: samples in one forward pass.
+
+    Raises:
+        ChainError: no samples, or scores that are not finite.
+    """
+    whole("rows", rows, 2)
+    if not len(split):
+        raise ChainError("a table of the knob needs samples to be measured on, but the split is empty")
+    sweep = _Sweep(network, EvalSet(split, batch=batch_size))
+    before = network.knob
+    try:
+        found = [sweep.end(-1.0, 1), sweep.end(1.0, network.chain.groups)]
+        while len(found) < rows and (middle := _widest(found)) is not None:
+            found = sorted([*found, sweep.row(middle)], key=lambda row: row.knob)
+    finally:
+        network.knob = before
+    network.table = KnobTable(growing(found), len(split))
+    return network.table
+
+
+class _Sweep:
+    """A network and the samples it is measured on."""
+
+    def __init__(self, network: RuntimePrunedNetwork, samples: EvalSet) -> None:
+        self._network, self._samples = network, samples
+
+    def end(self, knob: float, action: int) -> KnobRow:
+        """The row of the smallest of ``knob``, 2 ``knob``, 4 ``knob``, ... at which all take ``action`` everywhere."""
+        target = int(self._network.chain.macs(action))
+        knob /= 2**20
+        for _ in range(_DOUBLINGS):
+            row = self.row(knob)
+            if row.macs - row.controller_macs == target:
+                return row
+            knob *= 2
+        raise ChainError("the controller's scores are not finite; train it before the knob is calibrated")
+
+    def row(self, knob: float) -> KnobRow:
+        """What ``knob`` gives."""
+        self._network.knob = knob
+        right = macs = own = 0
+        for start, stop in self._samples.blocks(0, len(self._samples)):
+            run = self._network.run(self._samples.x[start:stop])
+            y = self._samples.y[start:stop]
+            right += int((checked_logits(run.logits, y).argmax(1) == y).sum())
+            macs += int(run.macs.sum())
+            own += int(run.controller_macs.sum())
+        size = len(self._samples)
+        total = (macs + own) / size
+        return KnobRow(knob, total, total / self._network.chain.dense_macs, own / size, right / size)
+
+
+def _widest(rows: list[KnobRow]) -> float | None:
+    """The knob in the middle of the widest gap that can be halved, ``None`` where there is none."""
+    gaps = [
+        (high.share - low.share, (low.knob + high.knob) / 2)
+        for low, high in pairwise(rows)
+        if high.knob - low.knob > 1e-6 * max(abs(low.knob), abs(high.knob))
+    ]
+    share, middle = max(gaps, default=(0.0, 0.0))
+    return middle if share > _CLOSE else None
