@@ -32,6 +32,8 @@ class Block(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "in place":
+            return self.conv2(self.conv1(x)) + torch.relu_(x)
         if self.kind == "before":
             return self.conv2(self.act(self.conv1(nn.functional.relu(self.norm1(x))))) + x
         out = self.act(self.norm1(self.conv1(x)))
@@ -46,7 +48,7 @@ class Generated(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(2, 5, 3, padding=1), nn.ReLU()]
         channels = 5
         for kind, out in parts:
-            if kind in ("before", "after", "bottleneck"):
+            if kind in ("before", "after", "bottleneck", "in place"):
                 layers.append(Block(channels, out, kind))
                 continue
             layers.append(nn.Conv2d(channels, out, 3, padding=1, bias=kind != "norm"))
@@ -118,7 +120,8 @@ def random_actions(size: int, chain: Chain, seed: int = 0) -> Tensor:
 
 PARTS = st.lists(
     st.tuples(
-        st.sampled_from(["norm", "late norm", "bare", "pool", "depthwise", "before", "after", "bottleneck"]),
+        st.sampled_from(["norm", "late norm", "bare", "pool", "depthwise", "before", "after", "bottleneck", "in place"]
+        ),
         st.integers(4, 7),
     ),
     min_size=1,

@@ -157,7 +157,7 @@ class Chain(nn.Module):
         """A walk of the samples ``x`` ``[N, ...]`` that stands before the first decision."""
         value = self.network.run(self.prelude, 0, self.enters, x, Sliced(self.norms, ()))
         nothing = torch.zeros(len(x), 0, dtype=torch.int64)
-        return Walk(self.stages, self.run_stage, len(x), 0, nothing, (Part(None, value),))
+        return Walk(self.stages, self.groups, self.run_stage, len(x), 0, nothing, (Part(None, value),))
 
     def run_stage(self, stage: int, value: Tensor, actions: Sequence[int]) -> Tensor:
         """What leaves a stage for samples of equal actions (one for each stage up to this one)."""

@@ -68,7 +68,9 @@ class Compiled:
     def begin(self, x: Tensor) -> Walk:
         """A walk of ``[N, ...]`` that stands before the first decision."""
         nothing = torch.zeros(len(x), 0, dtype=torch.int64)
-        return Walk(self.chain.stages, self.run_stage, len(x), 0, nothing, (Part(None, self.prelude(x)),))
+        return Walk(
+            self.chain.stages, self.chain.groups, self.run_stage, len(x), 0, nothing, (Part(None, self.prelude(x)),)
+        )
 
     def prelude(self, x: Tensor) -> Tensor:
         """What enters the first stage."""

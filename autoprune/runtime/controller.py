@@ -40,7 +40,7 @@ class Controller(nn.Module):
             "groups": groups,
             "code": code,
             "hidden": hidden,
-            **{f"channels[{s}]": c for s, c in enumerate(channels)},
+            **{f"channels of stage {s}": c for s, c in enumerate(channels)},
         }
         for name, value in sizes.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

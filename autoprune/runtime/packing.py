@@ -58,6 +58,9 @@ class PackedLayer:
 
 
 def _frozen(tensor: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
-    """A copy that nothing else writes to, laid out as :func:`autoprune.deploy.lay_out` does it."""
-    laid_out = tensor.detach().contiguous(memory_format=layout)
-    return laid_out.clone() if laid_out.data_ptr() == tensor.data_ptr() else laid_out
+    """A copy that nothing else writes to, laid out as :func:`autoprune.deploy.lay_out` does it.
+
+    Plain strides come first: with a single channel both layouts are one, and the strides that a tensor happens to have
+    would choose the kernel, so that a stored network and the loaded one could differ in the last bit.
+    """
+    return tensor.detach().clone(memory_format=torch.contiguous_format).contiguous(memory_format=layout)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Walk:
 
     Attributes:
         stages: of the network.
+        groups: k, the largest action.
         run: runs a stage for samples of equal actions.
         size: samples.
         stage: the next stage to decide; ``len(stages)`` at the end.
@@ -42,6 +43,7 @@ class Walk:
     """
 
     stages: tuple[Stage, ...]
+    groups: int
     run: Run
     size: int
     stage: int
@@ -77,7 +79,12 @@ class Walk:
         return _gathered([(p.index, p.value) for p in self.parts], self.size, self.parts[0].value.shape[1])
 
     def step(self, actions: Tensor) -> Walk:
-        """The walk after the next stage ran with ``actions`` ``[N]`` (1 to k), not checked."""
+        """The walk after the next stage ran with ``actions``, int64 ``[N]`` (1 to k).
+
+        Raises:
+            ChainError: every stage has run, another number of actions, or one outside 1 to k.
+        """
+        self._check(actions)
         stage = self.stages[self.stage]
         known = torch.cat([self.actions, actions[:, None]], 1)
         found: dict[tuple[int, ...], list[Part]] = defaultdict(list)
@@ -86,7 +93,20 @@ class Walk:
                 out = self.run(self.stage, value, row)
                 found[tuple(row[s] for s in stage.keeps)].append(Part(index, out))
         parts = tuple(_merged(alike) for alike in found.values())
-        return Walk(self.stages, self.run, self.size, self.stage + 1, known, parts)
+        return replace(self, stage=self.stage + 1, actions=known, parts=parts)
+
+    def _check(self, actions: Tensor) -> None:
+        if self.done:
+            raise ChainError("every stage has run; there is nothing left to decide")
+        if actions.shape != (self.size,) or actions.dtype != torch.int64:
+            raise ChainError(f"actions must be int64 [{self.size}], but got {actions.dtype} {list(actions.shape)}")
+        if self.size:
+            low, high = (int(end) for end in actions.aminmax())
+            if low < 1 or high > self.groups:
+                raise ChainError(
+                    f"an action must be 1 to {self.groups}, but got {low if low < 1 else high} at stage {self.stage} "
+                    f"({self.stages[self.stage].name!r})"
+                )
 
 
 def pool(value: Tensor) -> Tensor:
