@@ -1,7 +1,8 @@
 """The controller for a single sample on the CPU, in NumPy: a decision takes microseconds, so calls must be few.
 
-The numbers are those of :class:`autoprune.runtime.controller.Controller` with other roundings. With sigmoid(x) =
-(1 + tanh(x / 2)) / 2 the halves are put into the weights, and one tanh serves both gates.
+The numbers are those of :class:`autoprune.runtime.controller.Controller` with other roundings. What the core does to
+the code and to the state is one matrix product; the encoder's bias is carried through it beforehand; and with
+sigmoid(x) = (1 + tanh(x / 2)) / 2 the halves are put into the weights, so that one tanh serves both gates.
 """
 
 from __future__ import annotations
@@ -19,83 +20,94 @@ Floats = npt.NDArray[Any]
 
 
 class OneSample:
-    """Frozen weights of a controller; nothing is kept between samples."""
+    """Frozen weights of a controller; :meth:`start` gives what decides for one sample."""
 
     def __init__(self, controller: Controller) -> None:
-        size = controller.hidden
-        core = controller.core
-        half = torch.ones(3 * size, dtype=core.weight_hh.dtype)
-        half[: 2 * size] = 0.5  # the two gates: tanh(x / 2)
-        into = half[:, None] * core.weight_ih.detach().cpu()
-        carry = torch.cat([half[: 2 * size], half[:size]])[:, None] * core.weight_hh.detach().cpu()
-        self._size = size
-        self._encoders: list[list[Floats | None]] = [[] for _ in controller.channels]
-        self._weights = [_linear(e).weight.detach().cpu() for e in controller.encoders]
-        self._packed: list[dict[int, Floats]] = [{} for _ in controller.channels]
-        self._codes = [_numpy(_linear(e).bias) for e in controller.encoders]
-        self._into, self._into_bias = _numpy(into), _numpy(half * core.bias_ih.detach().cpu())
-        carried = torch.cat([half[: 2 * size], half[:size]]) * core.bias_hh.detach().cpu()
-        self._carry, self._carry_bias = _numpy(carry), _numpy(carried)
-        self._decoder, self._decoder_bias = _numpy(controller.decoder.weight), _numpy(controller.decoder.bias)
+        encoders = [_linear(e) for e in controller.encoders]
+        matrix, bias, into = _fused(controller)
+        self.matrix = _numpy(matrix)
+        self.biases = [_numpy(bias + into @ e.bias.detach().cpu()) for e in encoders]
+        self.decoder, self.decoder_bias = _numpy(controller.decoder.weight), _numpy(controller.decoder.bias)
+        self.code, self.hidden = controller.code, controller.hidden
+        self._encoders = [e.weight.detach().cpu().clone() for e in encoders]
+        self._packed: dict[tuple[int, int], Floats] = {}
         self._means: dict[int, Floats] = {}
 
-    def start(self) -> Floats:
-        """The state ``[hidden]`` before the first stage."""
-        return np.zeros(self._size, dtype=self._decoder.dtype)
+    def start(self) -> Deciding:
+        """One sample before the first stage."""
+        return Deciding(self)
 
-    def step(self, stage: int, value: Tensor, state: Floats) -> tuple[Floats, Floats]:
-        """Scores ``[k]`` at a stage, and the next state.
+    def encoder(self, stage: int, channels: int) -> Floats:
+        """Weights ``[code, channels]`` of a stage for the channels that are there."""
+        packed = self._packed.get((stage, channels))
+        if packed is None:
+            packed = self._packed[stage, channels] = _numpy(self._encoders[stage][:, :channels].contiguous())
+        return packed
+
+    def mean(self, positions: int) -> Floats:
+        """What takes the mean over that many positions."""
+        mean = self._means.get(positions)
+        if mean is None:
+            mean = self._means[positions] = np.full(positions, 1 / positions, dtype=self.matrix.dtype)
+        return mean
+
+
+class Deciding:
+    """One sample on its way through the stages, with the buffers that all its stages use."""
+
+    def __init__(self, weights: OneSample) -> None:
+        self._weights = weights
+        code, size = weights.code, weights.hidden
+        self._inputs = np.zeros(code + size, dtype=weights.matrix.dtype)
+        self._code, self._state = self._inputs[:code], self._inputs[code:]
+        self._sums = np.empty(4 * size, dtype=weights.matrix.dtype)
+        self._gates, self._reset, self._update = self._sums[: 2 * size], self._sums[:size], self._sums[size : 2 * size]
+        self._new, self._carried = self._sums[2 * size : 3 * size], self._sums[3 * size :]
+
+    def scores(self, stage: int, value: Tensor, bias: Floats) -> Floats:
+        """Scores ``[k]`` at a stage; stages are to be shown in order.
 
         Args:
             stage: from 0.
             value: what enters the stage, ``[1, c, ...]`` with the channels that are there.
-            state: from the stage before.
+            bias: added to the scores, the decoder's own included.
         """
-        pooled = self._pooled(value)
-        code = self._encoder(stage, len(pooled)) @ pooled
-        code += self._codes[stage]
-        into = self._into @ code
-        into += self._into_bias
-        carry = self._carry @ state
-        carry += self._carry_bias
-        state = _core(into, carry, state, self._size)
-        scores = self._decoder @ state
-        scores += self._decoder_bias
-        return scores, state
-
-    def _encoder(self, stage: int, channels: int) -> Floats:
-        packed = self._packed[stage].get(channels)
-        if packed is None:
-            packed = self._packed[stage][channels] = _numpy(self._weights[stage][:, :channels].contiguous())
-        return packed
-
-    def _pooled(self, value: Tensor) -> Floats:
-        if value.dim() == 2:
-            found: Floats = value.numpy()[0]
-            return found
-        image = value.numpy()[0]  # [c, H, W]
-        rows = image.transpose(1, 2, 0).reshape(-1, image.shape[0])  # [H W, c], a view of channels-last images
-        mean = self._means.get(len(rows))
-        if mean is None:
-            mean = self._means[len(rows)] = np.full(len(rows), 1 / len(rows), dtype=rows.dtype)
-        pooled: Floats = mean @ rows
-        return pooled
+        weights, dot = self._weights, np.dot
+        there = value.numpy()
+        channels = there.shape[1]
+        rows = there.reshape(channels, -1)  # a view, of channels-last images too
+        pooled = dot(rows, weights.mean(rows.shape[1])) if rows.shape[1] > 1 else rows[:, 0]
+        dot(weights.encoder(stage, channels), pooled, out=self._code)
+        sums, gates, new, state = self._sums, self._gates, self._new, self._state
+        dot(weights.matrix, self._inputs, out=sums)
+        sums += weights.biases[stage]
+        np.tanh(gates, gates)
+        gates += 1  # twice the sigmoids
+        self._carried *= self._reset
+        new += self._carried
+        np.tanh(new, new)
+        state -= new
+        state *= self._update
+        state *= 0.5
+        state += new
+        found: Floats = dot(weights.decoder, state) + bias
+        return found
 
 
-def _core(into: Floats, carry: Floats, state: Floats, size: int) -> Floats:
-    """One step of a gated recurrent unit, whose reset and update gates come halved, and the carried new value too."""
-    gates = into[: 2 * size] + carry[: 2 * size]
-    np.tanh(gates, gates)
-    gates += 1  # twice the sigmoids
-    new = carry[2 * size :]
-    new *= gates[:size]
-    new += into[2 * size :]
-    np.tanh(new, new)
-    kept = state - new
-    kept *= gates[size:]
-    kept *= 0.5
-    kept += new
-    return kept
+def _fused(controller: Controller) -> tuple[Tensor, Tensor, Tensor]:
+    """(matrix ``[4 h, code + h]``, bias ``[4 h]``, its columns for the code) of the gates, the new value, the carried.
+
+    Rows: reset, update (halved), what of the new value comes from the code, and what from the state (halved).
+    """
+    core, size = controller.core, controller.hidden
+    read, carry = core.weight_ih.detach().cpu(), core.weight_hh.detach().cpu()
+    read_bias, carry_bias = core.bias_ih.detach().cpu(), core.bias_hh.detach().cpu()
+    gates, new = slice(0, 2 * size), slice(2 * size, 3 * size)
+    none = torch.zeros_like
+    into = torch.cat([read[gates] / 2, read[new], none(read[new])])
+    back = torch.cat([carry[gates] / 2, none(carry[new]), carry[new] / 2])
+    bias = torch.cat([(read_bias + carry_bias)[gates] / 2, read_bias[new], carry_bias[new] / 2])
+    return torch.cat([into, back], 1), bias, into
 
 
 def _linear(module: nn.Module) -> nn.Linear:

@@ -172,15 +172,15 @@ class RuntimePrunedNetwork(nn.Module):
     def _single(self, x: Tensor) -> tuple[Tensor, list[int]]:
         """(logits, actions) of one sample."""
         self._check(x)
-        compiled, one, bias = self.compiled, self._one, self._bias.numpy()
+        compiled, one = self.compiled, self._one
         if x.device.type != "cpu" or one is None:
             logits, table = self._batch(x, checked=True)
             return logits, table[0].tolist()
-        value, state = compiled.prelude(x), one.start()
+        value, deciding = compiled.prelude(x), one.start()
+        bias = one.decoder_bias + self._bias.numpy()  # in float64: a large knob must not swallow small scores
         actions: list[int] = []
         for stage in range(len(self.chain.stages)):
-            scores, state = one.step(stage, value, state)
-            actions.append(int((scores + bias).argmax()) + 1)
+            actions.append(int(deciding.scores(stage, value, bias).argmax()) + 1)
             value = compiled.run_stage(stage, value, actions)
         return value, actions
 

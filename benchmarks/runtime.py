@@ -1,0 +1,229 @@
+"""Dense and runtime-pruned networks side by side: what counted operations save in time, and what deciding costs.
+
+Both are deployed alike: norms folded, channels-last, kept memory, inference mode; random weights. The controller does
+all its work, but its decisions are replaced by a given action everywhere, or (``mixed``) by random ones for every image
+and stage. In each fresh process the two take turns round by round; processes of the networks and batch sizes take turns
+too. ``saved_over_counted`` is the saving of wall-clock time, controller included, over the saving of the network's own
+multiply-accumulates: 1 where time falls as the count does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+from collections.abc import Callable
+from itertools import cycle
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.allocator import keep_memory
+from autoprune.deploy import deployed
+from autoprune.runtime import Chain, Controller, RuntimePrunedNetwork, Walk
+from autoprune.seeding import generator, seeded
+from benchmarks.common import network, seconds, spread, worker, write
+
+ROWS = 16  # random rows of actions that single images take in turn
+
+
+class Forced(RuntimePrunedNetwork):
+    """Scores are computed and thrown away: images take the rows of actions [R, m] in turn."""
+
+    rows: Tensor
+
+    def force(self, rows: Tensor) -> None:
+        """Take these actions from now on."""
+        self.rows = rows
+        self.repack()
+        compiled, one, step = self.compiled, self._one, Controller.step
+        scores = torch.nn.functional.one_hot(rows - 1, self.chain.groups).float()  # [R, m, k]
+        singles = cycle(scores.numpy())
+        assert compiled is not None
+        assert one is not None
+        own = one.start
+
+        def start() -> Any:
+            deciding, row = own(), next(singles)
+            scored = deciding.scores
+
+            def forced(stage: int, value: Tensor, bias: Any) -> Any:
+                scored(stage, value, bias)
+                return row[stage]
+
+            deciding.scores = forced  # type: ignore[method-assign]
+            return deciding
+
+        def batch(stage: int, pooled: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            _, state = step(self.controller, stage, pooled, state)
+            return scores[torch.arange(len(pooled)) % len(scores), stage], state
+
+        one.start = start  # type: ignore[method-assign]
+        self.controller.step = batch  # type: ignore[method-assign]
+
+
+def prepared(options: argparse.Namespace) -> tuple[nn.Module, Forced, Tensor]:
+    """The dense network as deployed, the runtime-pruned one, and a batch."""
+    torch.set_num_threads(options.threads)
+    keep_memory()
+    model = network(options.network)
+    x = torch.randn(options.batch, 3, 32, 32, generator=generator(options.seed, "images"))
+    x = x.contiguous(memory_format=torch.channels_last)
+    chain = Chain(model, x[:1], groups=options.groups)
+    with seeded(options.seed, "controller"):
+        controller = Controller(chain.channels, chain.groups)
+    return deployed(model, chain.graph.norms), Forced(chain, controller), x
+
+
+def settings_of(chain: Chain, size: int, seed: int) -> dict[str, Tensor]:
+    """Actions by name, ``[R, m]``."""
+    stages, groups = len(chain.stages), chain.groups
+    constant = {f"all {a}": torch.full((1, stages), a) for a in range(1, groups + 1)}
+    mixed = torch.randint(1, groups + 1, (max(size, ROWS), stages), generator=generator(seed, "actions"))
+    return constant | {"mixed": mixed}
+
+
+def controller_ms(pruned: Forced, x: Tensor, runs: int) -> float:
+    """Milliseconds of all decisions of a forward pass, on the activations of the forced actions."""
+    pruned.repack()  # the real one, without what was put in its place
+    compiled, one = pruned.compiled, pruned._one
+    assert one is not None
+    walks: list[Walk] = [compiled.begin(x)]
+    for stage in range(len(pruned.chain.stages)):
+        walks.append(walks[-1].step(pruned.rows[torch.arange(len(x)) % len(pruned.rows), stage]))
+    values = [walk.parts[0].value for walk in walks[:-1]]
+
+    def singly() -> None:
+        deciding = one.start()
+        for stage, value in enumerate(values):
+            deciding.scores(stage, value, one.decoder_bias).argmax()
+
+    def together() -> None:
+        state = pruned.controller.start(len(x))
+        for stage, walk in enumerate(walks[:-1]):
+            scores, state = Controller.step(pruned.controller, stage, walk.pooled, state)
+            scores.argmax(1)
+
+    decide = singly if len(x) == 1 else together
+    decide()
+    return _ms(decide, runs)[0]
+
+
+def _ms(run: Callable[[], object], runs: int) -> tuple[float, float]:
+    """(milliseconds of one of ``runs`` runs, cores that others kept busy meanwhile)."""
+    wall, load = seconds(lambda: [run() for _ in range(runs)])
+    return wall / runs * 1e3, load
+
+
+def run_times(options: argparse.Namespace) -> None:
+    """One process: every setting against the dense network, ``rounds`` times in turns."""
+    dense, pruned, x = prepared(options)
+    runs = max(1, options.runs // options.batch)
+    cases = settings_of(pruned.chain, options.batch, options.seed)
+    found = []
+    with torch.inference_mode():
+        for name, rows in cases.items():
+            pruned.force(rows)
+            for _ in range(ROWS if options.batch == 1 else 1):  # warm: every kernel and every packed width
+                dense(x), pruned(x)
+            turns = [(_ms(lambda: dense(x), runs), _ms(lambda: pruned(x), runs)) for _ in range(options.rounds)]
+            dense_ms, pruned_ms = (median(turn[side][0] for turn in turns) for side in (0, 1))
+            used = rows[:1] if options.batch > 1 and len(rows) == 1 else rows[: max(options.batch, ROWS)]
+            deciding = controller_ms(pruned, x, runs)
+            found.append(
+                {
+                    "actions": name,
+                    "macs_share": float(pruned.chain.macs(used).double().mean()) / pruned.chain.dense_macs,
+                    "controller_macs_share": float(
+                        pruned.controller.macs(pruned.chain.reads(used)).double().mean() / pruned.chain.dense_macs
+                    ),
+                    "dense_ms": dense_ms,
+                    "pruned_ms": pruned_ms,
+                    "controller_ms": deciding,
+                    "foreign_cores": max(side[1] for turn in turns for side in turn),
+                }
+            )
+    print(json.dumps(found))
+
+
+def run_memory(options: argparse.Namespace) -> None:
+    """One process: the peak of one form alone, in MiB, over what stood there before its first forward pass."""
+    dense, pruned, x = prepared(options)
+    pruned.rows = settings_of(pruned.chain, options.batch, options.seed)["mixed"]
+    form: nn.Module = pruned if options.form == "pruned" else dense
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.inference_mode():
+        if form is pruned:
+            pruned.force(pruned.rows)
+        for _ in range(3):
+            form(x)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"over_start_mib": (peak - before) / 1024, "peak_mib": peak / 1024}))
+
+
+def rows_of(name: str, batch: int, runs: list[list[dict[str, Any]]], memory: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each setting, over the processes."""
+    rows = []
+    for cases in zip(*runs, strict=True):
+        counted = 1 - cases[0]["macs_share"]
+        row = {
+            "network": name,
+            "batch": batch,
+            "actions": cases[0]["actions"],
+            "macs_share": round(cases[0]["macs_share"], 4),
+            "controller_macs_share": round(cases[0]["controller_macs_share"], 5),
+            "dense_ms": spread([case["dense_ms"] for case in cases], 3),
+            "pruned_ms": spread([case["pruned_ms"] for case in cases], 3),
+            "time_share": spread([case["pruned_ms"] / case["dense_ms"] for case in cases], 3),
+            "controller_over_dense": spread([case["controller_ms"] / case["dense_ms"] for case in cases], 4),
+            "foreign_cores": spread([case["foreign_cores"] for case in cases], 2),
+            "peak_mib": memory,
+        }
+        if counted > 0.01:
+            ratios = [(1 - case["pruned_ms"] / case["dense_ms"]) / counted for case in cases]
+            row["saved_over_counted"] = spread(ratios, 3)
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=["vgg16_bn", "resnet20"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 256])
+    parser.add_argument("--groups", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5, help="processes for each network and batch size")
+    parser.add_argument("--rounds", type=int, default=5, help="turns in a process")
+    parser.add_argument("--runs", type=int, default=64, help="images in a turn, at least one forward pass")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="runtime", help="of the file of results")
+    parser.add_argument("--form", choices=["times", "dense", "pruned"])
+    parser.add_argument("--network")
+    parser.add_argument("--batch", type=int)
+    options = parser.parse_args()
+    if options.form:
+        (run_times if options.form == "times" else run_memory)(options)
+        return
+    cases = [(name, batch) for name in options.networks for batch in options.batches]
+    taken: dict[tuple[str, int], list[list[dict[str, Any]]]] = {case: [] for case in cases}
+    for _ in range(options.repeats):
+        for name, batch in cases:
+            taken[name, batch].append(_worker("times", name, batch, options))
+    rows = []
+    for name, batch in cases:
+        memory = {form: round(_worker(form, name, batch, options)["peak_mib"]) for form in ("dense", "pruned")}
+        rows += rows_of(name, batch, taken[name, batch], memory)
+    write(options.name, rows, vars(options))
+
+
+def _worker(form: str, name: str, batch: int, options: argparse.Namespace) -> Any:
+    same = ("groups", "rounds", "runs", "threads", "seed")
+    numbers = [part for key in same for part in (f"--{key}", getattr(options, key))]
+    arguments = ["--form", form, "--network", name, "--batch", batch, *numbers]
+    return worker("benchmarks.runtime", *arguments, threads=options.threads)
+
+
+if __name__ == "__main__":
+    main()
