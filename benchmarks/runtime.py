@@ -4,7 +4,8 @@ Both are deployed alike: norms folded, channels-last, kept memory, inference mod
 all its work, but its decisions are replaced by a given action everywhere, or (``mixed``) by random ones for every image
 and stage. In each fresh process the two take turns round by round; processes of the networks and batch sizes take turns
 too. ``saved_over_counted`` is the saving of wall-clock time, controller included, over the saving of the network's own
-multiply-accumulates: 1 where time falls as the count does.
+multiply-accumulates: 1 where time falls as the count does. ``controller_over_dense`` is what the same forward pass
+takes less when the actions are known beforehand, so decisions are timed where they are taken, in cold caches.
 """
 
 from __future__ import annotations
@@ -22,28 +23,23 @@ from torch import Tensor, nn
 
 from autoprune.allocator import keep_memory
 from autoprune.deploy import deployed
-from autoprune.runtime import Chain, Controller, RuntimePrunedNetwork, Walk
+from autoprune.runtime import Chain, Controller, RuntimePrunedNetwork
 from autoprune.seeding import generator, seeded
 from benchmarks.common import network, seconds, spread, worker, write
 
-ROWS = 16  # random rows of actions that single images take in turn
+SINGLES = 64  # random rows of actions that single images take in turn
+BATCHES = 8  # different batches of random rows, so that groups are as seldom of a size seen before as in real use
 
 
 class Forced(RuntimePrunedNetwork):
-    """Scores are computed and thrown away: images take the rows of actions [R, m] in turn."""
-
-    rows: Tensor
+    """The controller does its work, then other actions are taken: those of :attr:`rows` [R, m] in turn."""
 
     def force(self, rows: Tensor) -> None:
-        """Take these actions from now on."""
-        self.rows = rows
+        """Take these actions from now on: one row for a single image, as many as there are images for a batch."""
         self.repack()
-        compiled, one, step = self.compiled, self._one, Controller.step
-        scores = torch.nn.functional.one_hot(rows - 1, self.chain.groups).float()  # [R, m, k]
-        singles = cycle(scores.numpy())
-        assert compiled is not None
-        assert one is not None
-        own = one.start
+        one, step, groups = self._taken(), Controller.step, self.chain.groups
+        scores = torch.nn.functional.one_hot(rows - 1, groups).float()  # [R, m, k]
+        own, singles, current, at = one.start, cycle(scores.numpy()), scores[:0], 0
 
         def start() -> Any:
             deciding, row = own(), next(singles)
@@ -57,11 +53,41 @@ class Forced(RuntimePrunedNetwork):
             return deciding
 
         def batch(stage: int, pooled: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal current, at
+            if stage == 0:
+                places = (at + torch.arange(len(pooled))) % len(scores)
+                current, at = scores[places], (at + len(pooled)) % len(scores)
             _, state = step(self.controller, stage, pooled, state)
-            return scores[torch.arange(len(pooled)) % len(scores), stage], state
+            return current[:, stage], state
 
         one.start = start  # type: ignore[method-assign]
         self.controller.step = batch  # type: ignore[method-assign]
+
+    def _taken(self) -> Any:
+        assert self.compiled is not None
+        return self._one
+
+
+def undecided(network: Forced, rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """The forward pass that takes the actions of ``rows`` in turn without asking a controller."""
+    compiled, stages, at = network.compiled, range(len(network.chain.stages)), 0
+    singles = cycle(rows.tolist())
+
+    def single(x: Tensor) -> Tensor:
+        row, value = next(singles), compiled.prelude(x)
+        for stage in stages:
+            value = compiled.run_stage(stage, value, row)
+        return value
+
+    def batch(x: Tensor) -> Tensor:
+        nonlocal at
+        chosen, at = rows[(at + torch.arange(len(x))) % len(rows)].T.contiguous(), (at + len(x)) % len(rows)
+        walk = compiled.begin(x)
+        for stage in stages:
+            walk = walk.step(chosen[stage])
+        return walk.output
+
+    return lambda x: single(x) if len(x) == 1 else batch(x)
 
 
 def prepared(options: argparse.Namespace) -> tuple[nn.Module, Forced, Tensor]:
@@ -81,34 +107,8 @@ def settings_of(chain: Chain, size: int, seed: int) -> dict[str, Tensor]:
     """Actions by name, ``[R, m]``."""
     stages, groups = len(chain.stages), chain.groups
     constant = {f"all {a}": torch.full((1, stages), a) for a in range(1, groups + 1)}
-    mixed = torch.randint(1, groups + 1, (max(size, ROWS), stages), generator=generator(seed, "actions"))
-    return constant | {"mixed": mixed}
-
-
-def controller_ms(pruned: Forced, x: Tensor, runs: int) -> float:
-    """Milliseconds of all decisions of a forward pass, on the activations of the forced actions."""
-    pruned.repack()  # the real one, without what was put in its place
-    compiled, one = pruned.compiled, pruned._one
-    assert one is not None
-    walks: list[Walk] = [compiled.begin(x)]
-    for stage in range(len(pruned.chain.stages)):
-        walks.append(walks[-1].step(pruned.rows[torch.arange(len(x)) % len(pruned.rows), stage]))
-    values = [walk.parts[0].value for walk in walks[:-1]]
-
-    def singly() -> None:
-        deciding = one.start()
-        for stage, value in enumerate(values):
-            deciding.scores(stage, value, one.decoder_bias).argmax()
-
-    def together() -> None:
-        state = pruned.controller.start(len(x))
-        for stage, walk in enumerate(walks[:-1]):
-            scores, state = Controller.step(pruned.controller, stage, walk.pooled, state)
-            scores.argmax(1)
-
-    decide = singly if len(x) == 1 else together
-    decide()
-    return _ms(decide, runs)[0]
+    count = SINGLES if size == 1 else BATCHES * size
+    return constant | {"mixed": torch.randint(1, groups + 1, (count, stages), generator=generator(seed, "actions"))}
 
 
 def _ms(run: Callable[[], object], runs: int) -> tuple[float, float]:
@@ -121,46 +121,43 @@ def run_times(options: argparse.Namespace) -> None:
     """One process: every setting against the dense network, ``rounds`` times in turns."""
     dense, pruned, x = prepared(options)
     runs = max(1, options.runs // options.batch)
-    cases = settings_of(pruned.chain, options.batch, options.seed)
     found = []
     with torch.inference_mode():
-        for name, rows in cases.items():
+        for name, rows in settings_of(pruned.chain, options.batch, options.seed).items():
             pruned.force(rows)
-            for _ in range(ROWS if options.batch == 1 else 1):  # warm: every kernel and every packed width
-                dense(x), pruned(x)
-            turns = [(_ms(lambda: dense(x), runs), _ms(lambda: pruned(x), runs)) for _ in range(options.rounds)]
-            dense_ms, pruned_ms = (median(turn[side][0] for turn in turns) for side in (0, 1))
-            used = rows[:1] if options.batch > 1 and len(rows) == 1 else rows[: max(options.batch, ROWS)]
-            deciding = controller_ms(pruned, x, runs)
+            bare = undecided(pruned, rows)
+            forms: dict[str, Callable[[Tensor], object]] = {"dense": dense, "pruned": pruned, "undecided": bare}
+            for _ in range(SINGLES if options.batch == 1 else 1):  # warm: every packed width, and kernels
+                for form in forms.values():
+                    form(x)
+            turns = [
+                {kind: _ms(lambda form=form: form(x), runs) for kind, form in forms.items()}  # type: ignore[misc]
+                for _ in range(options.rounds)
+            ]
+            own = pruned.controller.macs(pruned.chain.reads(rows))
             found.append(
                 {
                     "actions": name,
-                    "macs_share": float(pruned.chain.macs(used).double().mean()) / pruned.chain.dense_macs,
-                    "controller_macs_share": float(
-                        pruned.controller.macs(pruned.chain.reads(used)).double().mean() / pruned.chain.dense_macs
-                    ),
-                    "dense_ms": dense_ms,
-                    "pruned_ms": pruned_ms,
-                    "controller_ms": deciding,
-                    "foreign_cores": max(side[1] for turn in turns for side in turn),
+                    "macs_share": float(pruned.chain.macs(rows).double().mean()) / pruned.chain.dense_macs,
+                    "controller_macs_share": float(own.double().mean()) / pruned.chain.dense_macs,
+                    **{f"{kind}_ms": median(turn[kind][0] for turn in turns) for kind in forms},
+                    "controller_ms": median(turn["pruned"][0] - turn["undecided"][0] for turn in turns),
+                    "foreign_cores": max(load for turn in turns for _, load in turn.values()),
                 }
             )
     print(json.dumps(found))
 
 
 def run_memory(options: argparse.Namespace) -> None:
-    """One process: the peak of one form alone, in MiB, over what stood there before its first forward pass."""
+    """One process: the peak of one form alone, in MiB."""
     dense, pruned, x = prepared(options)
-    pruned.rows = settings_of(pruned.chain, options.batch, options.seed)["mixed"]
-    form: nn.Module = pruned if options.form == "pruned" else dense
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rows = settings_of(pruned.chain, options.batch, options.seed)["mixed"]
     with torch.inference_mode():
-        if form is pruned:
-            pruned.force(pruned.rows)
-        for _ in range(3):
-            form(x)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"over_start_mib": (peak - before) / 1024, "peak_mib": peak / 1024}))
+        if options.form == "pruned":
+            pruned.force(rows)
+        for _ in range(SINGLES if options.batch == 1 else BATCHES):
+            (pruned if options.form == "pruned" else dense)(x)
+    print(json.dumps({"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
 def rows_of(name: str, batch: int, runs: list[list[dict[str, Any]]], memory: dict[str, Any]) -> list[dict[str, Any]]:

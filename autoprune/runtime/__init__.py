@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from autoprune.runtime.calibrating import calibrate
 from autoprune.runtime.chain import EXECUTIONS, Chain
+from autoprune.runtime.compiled import Compiled
 from autoprune.runtime.controller import Controller
 from autoprune.runtime.network import Run, RuntimePrunedNetwork
 from autoprune.runtime.recalibration import recalibrate
@@ -18,6 +19,7 @@ from autoprune.runtime.walk import Walk
 __all__ = [
     "EXECUTIONS",
     "Chain",
+    "Compiled",
     "Controller",
     "KnobRow",
     "KnobTable",

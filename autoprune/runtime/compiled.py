@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from autoprune.deploy import foldable
 from autoprune.runtime.chain import Chain
 from autoprune.runtime.packing import PackedLayer
+from autoprune.runtime.products import is_product, product
 from autoprune.runtime.stages import Kind, Step
 from autoprune.runtime.symbolic import Attribute, Value, attribute, filled
 from autoprune.runtime.walk import Part, Walk
@@ -62,29 +63,36 @@ class Compiled:
             for name, step in steps.items()
             if step.kind in (Kind.CONV, Kind.DEPTHWISE, Kind.LINEAR) and self._packable(self._modules[name])
         }
-        self._plans: list[dict[tuple[int, ...], Plan]] = [{} for _ in chain.stages]
+        self._plans: list[dict[tuple[int | bool, ...], Plan]] = [{} for _ in chain.stages]
         self._prelude = self._plan(chain.prelude, 0, chain.enters, False, ())
 
     def begin(self, x: Tensor) -> Walk:
         """A walk of ``[N, ...]`` that stands before the first decision."""
-        nothing = torch.zeros(len(x), 0, dtype=torch.int64)
-        return Walk(
-            self.chain.stages, self.chain.groups, self.run_stage, len(x), 0, nothing, (Part(None, self.prelude(x)),)
-        )
+        size = len(x)
+
+        def run(stage: int, value: Tensor, actions: Sequence[int]) -> Tensor:
+            return self.run_stage(stage, value, actions, part=len(value) < size)
+
+        nothing = torch.zeros(size, 0, dtype=torch.int64)
+        parts = (Part(None, self.prelude(x)),)
+        return Walk(self.chain.stages, self.chain.groups, run, size, 0, nothing, parts)
 
     def prelude(self, x: Tensor) -> Tensor:
         """What enters the first stage."""
         out: Tensor = self._prelude(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
         return out
 
-    def run_stage(self, stage: int, value: Tensor, actions: Sequence[int]) -> Tensor:
-        """What leaves a stage for samples of equal actions (one for each stage up to this one)."""
-        part = self.chain.stages[stage]
-        key = (*[actions[s] for s in part.needs], actions[stage])
+    def run_stage(self, stage: int, value: Tensor, actions: Sequence[int], *, part: bool = False) -> Tensor:
+        """What leaves a stage for samples of equal actions (one for each stage up to this one).
+
+        ``part`` says that they are some of a batch, in groups of ever new sizes: :func:`autoprune.runtime.products`.
+        """
+        here = self.chain.stages[stage]
+        key = (part, *[actions[s] for s in here.needs], actions[stage])
         plan = self._plans[stage].get(key)
         if plan is None:
-            chosen = dict(zip((*part.needs, stage), key, strict=True))
-            plan = self._plan(part.steps, part.enters, part.leaves, part.overwrites, chosen)
+            chosen = dict(zip((*here.needs, stage), key[1:], strict=True))
+            plan = self._plan(here.steps, here.enters, here.leaves, here.overwrites, chosen, part)
             self._plans[stage][key] = plan
         out: Tensor = plan(value)
         return out
@@ -96,8 +104,10 @@ class Compiled:
     def _packable(module: nn.Module) -> bool:
         return not (isinstance(module, nn.Conv2d) and module.padding_mode != "zeros")
 
-    def _plan(self, steps: Sequence[Step], enters: int, leaves: int, overwrites: bool, action: Any) -> Plan:
-        functions = [(self._function(step, action), step) for step in steps]
+    def _plan(
+        self, steps: Sequence[Step], enters: int, leaves: int, overwrites: bool, action: Any, part: bool = False
+    ) -> Plan:
+        functions = [(self._function(step, action, part), step) for step in steps]
         calls = tuple((f, s.call.reads, s.call.index, s.last) for f, s in functions)
         before = (enters, *(step.call.index for step in steps))
         straight = all(s.call.reads == (b,) for s, b in zip(steps, before, strict=False)) and before[-1] == leaves
@@ -107,7 +117,7 @@ class Compiled:
             calls = ((torch.clone, (enters,), enters, ()), *calls)
         return Plan(line, calls, enters, leaves)
 
-    def _function(self, step: Step, action: Any) -> Function | None:
+    def _function(self, step: Step, action: Any, part: bool) -> Function | None:
         """What a step does to what it reads; ``None`` where it does nothing."""
         name = step.call.module
         if name is None:
@@ -116,7 +126,7 @@ class Compiled:
         if name in self._folded and self._folded[name] in self._layers:
             return None
         if name in self._layers:
-            return _layer(module, *self._layers[name].at(action))
+            return _layer(module, *self._layers[name].at(action), part)
         if step.kind is Kind.NORM:
             row = None if step.selector is None else action[step.selector]
             size = None if step.outgoing is None else step.outgoing.size(action[step.outgoing.stage])
@@ -144,9 +154,11 @@ class Compiled:
         return general
 
 
-def _layer(module: Any, weight: Tensor, bias: Tensor | None) -> Function:
+def _layer(module: Any, weight: Tensor, bias: Tensor | None, part: bool) -> Function:
     if isinstance(module, nn.Linear):
         return lambda x: F.linear(x, weight, bias)
+    if part and is_product(module):
+        return product(module, weight, bias)
     stride, padding, dilation = module.stride, module.padding, module.dilation
     groups = 1 if module.groups == 1 else len(weight) * module.groups // module.out_channels
     return lambda x: torch.conv2d(x, weight, bias, stride, padding, dilation, groups)

@@ -1,8 +1,9 @@
 """A batch on its way through the stages: each stage runs every sample with its own action, as few dense groups.
 
 At a stage the samples are sorted by (what they read, what they compute), so that each group is one smaller dense
-convolution; groups that no sample is in cost nothing. Between stages only the groups' tensors are kept. A walk never
-changes: going on makes a new one, so a walk can go on in several ways (a tree of actions shares its trunk).
+convolution; groups that no sample is in cost nothing. Between stages the groups' tensors stay as they are, and the next
+sort copies each sample once. A walk never changes: going on makes a new one, so a walk can go on in several ways (a
+tree of actions shares its trunk).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.errors import ChainError
@@ -22,10 +24,17 @@ Run = Callable[[int, Tensor, Sequence[int]], Tensor]  # (stage, value entering, 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Samples that later stages treat alike: their places in the batch ``[n]`` (``None``: all) and their value."""
+    """Some of the samples.
+
+    Attributes:
+        index: their places in the batch ``[n]``, ``None`` for all of it in order.
+        value: what enters the next stage, ``[n, ...]``.
+        key: actions that later stages depend on; parts of equal key run together.
+    """
 
     index: Tensor | None
     value: Tensor
+    key: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +96,15 @@ class Walk:
         self._check(actions)
         stage = self.stages[self.stage]
         known = torch.cat([self.actions, actions[:, None]], 1)
-        found: dict[tuple[int, ...], list[Part]] = defaultdict(list)
+        alike: dict[tuple[int, ...], list[Part]] = defaultdict(list)
         for part in self.parts:
-            for index, value, row in _by_action(part, actions, known):
+            alike[part.key].append(part)
+        found: list[Part] = []
+        for parts in alike.values():
+            for index, value, row in _by_action(parts, actions, known):
                 out = self.run(self.stage, value, row)
-                found[tuple(row[s] for s in stage.keeps)].append(Part(index, out))
-        parts = tuple(_merged(alike) for alike in found.values())
-        return replace(self, stage=self.stage + 1, actions=known, parts=parts)
+                found.append(Part(index, out, tuple(row[s] for s in stage.keeps)))
+        return replace(self, stage=self.stage + 1, actions=known, parts=tuple(found))
 
     def _check(self, actions: Tensor) -> None:
         if self.done:
@@ -111,22 +122,27 @@ class Walk:
 
 def pool(value: Tensor) -> Tensor:
     """Mean over positions, ``[N, C]``."""
+    if value.dim() == 4 and len(value):
+        return F.avg_pool2d(value, (value.shape[2], value.shape[3])).flatten(1)  # faster than mean, channels-last
     return value.mean(tuple(range(2, value.dim()))) if value.dim() > 2 else value
 
 
-def _by_action(part: Part, actions: Tensor, known: Tensor) -> Iterator[tuple[Tensor | None, Tensor, list[int]]]:
+def _by_action(
+    parts: Sequence[Part], actions: Tensor, known: Tensor
+) -> Iterator[tuple[Tensor | None, Tensor, list[int]]]:
     """Samples of equal action: places, values, and the actions so far (those that matter are equal)."""
-    own = actions if part.index is None else actions[part.index]
+    first = parts[0].index
+    index = first if len(parts) == 1 else torch.cat([part.index for part in parts if part.index is not None])
+    own = actions if index is None else actions[index]
     if not len(own):
-        yield part.index, part.value, [1] * known.shape[1]
+        yield index, parts[0].value, [1] * known.shape[1]
         return
-    if bool((own == own[0]).all()):
-        first = 0 if part.index is None else int(part.index[0])
-        yield part.index, part.value, known[first].tolist()
+    if len(parts) == 1 and bool((own == own[0]).all()):
+        yield index, parts[0].value, known[0 if index is None else int(index[0])].tolist()
         return
     order = own.argsort(stable=True)
-    index = order if part.index is None else part.index[order]
-    value = part.value[order]
+    index = order if index is None else index[order]
+    value = _sorted([part.value for part in parts], order)
     at = 0
     for count in own.bincount().tolist():
         if count:
@@ -135,11 +151,31 @@ def _by_action(part: Part, actions: Tensor, known: Tensor) -> Iterator[tuple[Ten
         at += count
 
 
-def _merged(parts: list[Part]) -> Part:
-    if len(parts) == 1:
-        return parts[0]
-    indices = [part.index for part in parts if part.index is not None]
-    return Part(torch.cat(indices), torch.cat([part.value for part in parts]))
+def _sorted(values: Sequence[Tensor], order: Tensor) -> Tensor:
+    """``torch.cat(values)[order]`` in one copy and in the layout of the values.
+
+    Plain indexing takes several times as long for channels-last images, and may lose the layout.
+    """
+    rows = [_rows(value) for value in values]
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=order.device)  # where each row goes
+    out, at = rows[0].new_empty(len(order), rows[0].shape[1]), 0
+    for part in rows:
+        out = out.index_copy_(0, places[at : at + len(part)], part)
+        at += len(part)
+    shape = values[0].shape[1:]
+    if _is_channels_last(values[0]):
+        return out.view(-1, *shape[1:], shape[0]).permute(0, 3, 1, 2)
+    return out.view(-1, *shape)
+
+
+def _rows(value: Tensor) -> Tensor:
+    """Samples as rows ``[n, entries]``; a view where the layout allows it."""
+    return (value.permute(0, 2, 3, 1) if _is_channels_last(value) else value).flatten(1)
+
+
+def _is_channels_last(value: Tensor) -> bool:
+    return value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
 
 
 def _gathered(parts: Sequence[tuple[Tensor | None, Tensor]], size: int, channels: int) -> Tensor:
