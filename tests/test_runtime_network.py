@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from runtime_networks import ZOO, close, images, zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runtime_networks import NETWORKS, ZOO, close, images, random_actions, spread_norms, zoo
 from torch import Tensor, nn
 
 from autoprune import load
@@ -20,6 +22,7 @@ from autoprune.errors import ArtifactError, BudgetError, ChainError, ModelError
 from autoprune.export import export_network
 from autoprune.runtime import (
     Chain,
+    Compiled,
     Controller,
     KnobRow,
     KnobTable,
@@ -68,6 +71,20 @@ def test_it_runs_what_it_decides(name: str) -> None:
     assert torch.equal(torch.cat([one.controller_macs for one in singles]), run.controller_macs)
     assert network(x[:0]).shape == (0, 10)
     assert not network(x).is_inference()
+
+
+@settings(deadline=None, max_examples=20)
+@given(NETWORKS, st.integers(1, 9), st.integers(1, 4), st.integers(0, 99))
+def test_the_packed_form_agrees_on_generated_networks(model: nn.Module, size: int, groups: int, seed: int) -> None:
+    chain = spread_norms(Chain(model, images(2), groups=groups), seed)
+    x, actions, compiled = images(size, seed=seed), random_actions(size, chain, seed), Compiled(chain)
+    with torch.no_grad():
+        walk, kept = compiled.begin(x), x.clone()
+        for stage in range(len(chain.stages)):
+            walk.step(torch.full((size,), groups))  # a way that is left again
+            walk = walk.step(actions[:, stage])
+        assert close(walk.output, chain(x, actions, "masked"))
+        assert torch.equal(x, kept)
 
 
 @pytest.mark.parametrize("name", ZOO)
