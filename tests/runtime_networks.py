@@ -120,7 +120,8 @@ def random_actions(size: int, chain: Chain, seed: int = 0) -> Tensor:
 
 PARTS = st.lists(
     st.tuples(
-        st.sampled_from(["norm", "late norm", "bare", "pool", "depthwise", "before", "after", "bottleneck", "in place"]
+        st.sampled_from(
+            ["norm", "late norm", "bare", "pool", "depthwise", "before", "after", "bottleneck", "in place"]
         ),
         st.integers(4, 7),
     ),
