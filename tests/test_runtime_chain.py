@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from runtime_networks import NETWORKS, ZOO, close, images, random_actions, spread_norms, zoo
+from runtime_networks import NETWORKS, ZOO, Generated, close, images, random_actions, spread_norms, zoo
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @settings(deadline=None, max_examples=25)
 @given(NETWORKS, st.integers(1, 9), st.integers(1, 4), st.integers(0, 99))
+@example(Generated([("norm", 4), ("norm", 4)], flatten=False, seed=0), 4, 3, 0)  # parts in different layouts
 def test_executions_agree_on_generated_networks(model: nn.Module, size: int, groups: int, seed: int) -> None:
     chain = spread_norms(Chain(model, images(2), groups=groups), seed)
     x, actions = images(size, seed=seed), random_actions(size, chain, seed)

@@ -156,7 +156,8 @@ def _sorted(values: Sequence[Tensor], order: Tensor) -> Tensor:
 
     Plain indexing takes several times as long for channels-last images, and may lose the layout.
     """
-    rows = [_rows(value) for value in values]
+    last = all(_is_channels_last(value) for value in values)  # parts of other widths may come in another layout
+    rows = [_rows(value, last) for value in values]
     places = torch.empty_like(order)
     places[order] = torch.arange(len(order), device=order.device)  # where each row goes
     out, at = rows[0].new_empty(len(order), rows[0].shape[1]), 0
@@ -164,14 +165,14 @@ def _sorted(values: Sequence[Tensor], order: Tensor) -> Tensor:
         out = out.index_copy_(0, places[at : at + len(part)], part)
         at += len(part)
     shape = values[0].shape[1:]
-    if _is_channels_last(values[0]):
+    if last:
         return out.view(-1, *shape[1:], shape[0]).permute(0, 3, 1, 2)
     return out.view(-1, *shape)
 
 
-def _rows(value: Tensor) -> Tensor:
-    """Samples as rows ``[n, entries]``; a view where the layout allows it."""
-    return (value.permute(0, 2, 3, 1) if _is_channels_last(value) else value).flatten(1)
+def _rows(value: Tensor, channels_last: bool) -> Tensor:
+    """Samples as rows ``[n, entries]``, channels first or last; a view where the layout allows it."""
+    return (value.permute(0, 2, 3, 1) if channels_last else value).flatten(1)
 
 
 def _is_channels_last(value: Tensor) -> bool:
