@@ -15,6 +15,7 @@ from autoprune.search.result import Row, SearchResult
 from autoprune.search.rl import RL
 from autoprune.search.running import search
 from autoprune.search.stopping import PRUNERS
+from autoprune.search.threshold import THRESHOLD
 
 CONTROLLERS: dict[str, Controller] = {
     "tpe": TPE,
@@ -27,6 +28,7 @@ CONTROLLERS: dict[str, Controller] = {
     "uniform": UNIFORM,
     "global": GLOBAL,
     "greedy": GREEDY,
+    **THRESHOLD,
     **RL,
 }
 

@@ -13,7 +13,7 @@ from autoprune.search.driving import Driver
 from autoprune.search.records import TrialRecord
 
 if TYPE_CHECKING:
-    from autoprune.costs import Cost
+    from autoprune.costs import Cost, CostModel
     from autoprune.fitting import Target
     from autoprune.graph import LayerGraph
     from autoprune.outcome import Outcome
@@ -32,6 +32,9 @@ class Ranking(Protocol):
         self, names: Any, method: Any, fits: Callable[[dict[str, int]], bool], **options: Any
     ) -> dict[str, int]:
         """Units to remove of each group by one ranking over all of them: the shortest prefix that ``fits``."""
+
+    def scores(self, group: str, method: Any) -> Any:
+        """Scores ``[U]`` of the units of a group; low ones go first."""
 
 
 class SearchObjective(Protocol):
@@ -54,6 +57,10 @@ class SearchObjective(Protocol):
         """Ranks units over all groups."""
 
     @property
+    def costs(self) -> CostModel:
+        """Counts what is left after so many units of each group are gone."""
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What outcomes depend on, as JSON: digests of ``model``, ``graph``, ``data``, and ``objective`` settings."""
 
@@ -69,6 +76,10 @@ class SearchObjective(Protocol):
 
 def _unheard(what: str, done: int, total: int) -> None:
     """Nobody listens."""
+
+
+def _unkept(name: str, value: Any) -> None:
+    """Nobody keeps it."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,8 @@ class Context:
         run_dir: folder of the run, ``None`` for none.
         options: of the controller, checked by it.
         notice: says what is being done, to a user who waits: (what, done, of how many).
+        known: what was found out about the network on the way, for everything that decides in this search.
+        keep: attaches something (JSON) to the study, for those who learn from studies: (name, value).
     """
 
     objective: SearchObjective
@@ -102,6 +115,8 @@ class Context:
     run_dir: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     notice: Callable[[str, int, int], None] = _unheard
+    known: dict[str, Any] = field(default_factory=dict)
+    keep: Callable[[str, Any], None] = _unkept
 
 
 class Proposer(Protocol):

@@ -13,6 +13,7 @@ from autoprune.search.records import TrialRecord
 from autoprune.sensitivity import Sensitivity, sensitivity
 
 IMAGES = 1000  # that judge sensitivity curves
+CURVES = "sensitivity"  # note of a study
 
 
 def uniform(context: Context, method: str) -> Point:
@@ -45,20 +46,29 @@ def greedy(context: Context, method: str) -> Point:
     :data:`IMAGES` validation images judge the curves, for only their relation to each other counts; what is found is
     judged on all of them, as every trial.
     """
-    curves = sensitivity(
-        context.objective,
-        context.space,
-        method=method,
-        images=IMAGES,
-        cache_dir=context.cache_dir,
-        progress=lambda done, total: context.notice("sensitivity", done, total),
-    )
-    path = list(greedy_path(context, curves, method))
+    path = list(greedy_path(context, curves_of(context, method), method))
     low, high = 0, len(path) - 1
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if context.target.fits(context.space.plan(path[middle])) else (middle + 1, high)
     return context.space.shift(path[high], context.target.fits)
+
+
+def curves_of(context: Context, method: str) -> Sensitivity:
+    """What each group does alone, evaluated once in a search; those of the first method are kept with the study."""
+    key = f"{CURVES}/{method}"
+    if key not in context.known:
+        context.known[key] = sensitivity(
+            context.objective,
+            context.space,
+            method=method,
+            images=IMAGES,
+            cache_dir=context.cache_dir,
+            progress=lambda done, total: context.notice("sensitivity", done, total),
+        )
+        if method == context.space.methods[0]:
+            context.keep(CURVES, context.known[key].to_dict())
+    return context.known[key]  # type: ignore[no-any-return]
 
 
 def greedy_path(context: Context, curves: Sensitivity, method: str, *, steps: int = 20) -> Iterator[Point]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FACTS = "autoprune"  # user attribute of the study
 DENSE_COST = "dense_cost"  # note of the study: what fractions of its budget refer to
+OWN_NOTES = frozenset({FACTS, DENSE_COST, "layers", "sensitivity"})
 
 
 class Ledger:
@@ -175,7 +176,7 @@ class Ledger:
 
     def _begun(self) -> bool:
         """Whether there is anything to lose: a trial, or something that others have attached."""
-        noted = set(self.storage.get_study_user_attrs(self.study)) - {FACTS, DENSE_COST}
+        noted = set(self.storage.get_study_user_attrs(self.study)) - OWN_NOTES
         return bool(noted or self.storage.get_all_trials(self.study, deepcopy=False))
 
     def _stored(self) -> dict[str, Any] | None:

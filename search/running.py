@@ -159,6 +159,7 @@ class Run:
         self.target, self.profile, self.folder, self.watch = target, profile, folder, watch
         self.started = started
         self.context = self._context()
+        self._describe()
         self.evaluator = self._evaluator()
         self.coordinator = Coordinator(self._parts())
 
@@ -210,6 +211,7 @@ class Run:
             run_dir=self.folder,
             options=request.options,
             notice=self.watch.notice,
+            keep=self.ledger.note,
         )
 
     def _result(self, records: Sequence[TrialRecord], interrupted: bool) -> SearchResult:
@@ -233,6 +235,14 @@ class Run:
             exhausted=self.coordinator.exhausted,
             notes=self.coordinator.notes(records),
         )
+
+    def _describe(self) -> None:
+        """Keep with the study what features need to know of the network, so that every trial can teach."""
+        from autoprune.search.threshold.facts import LAYERS, facts_of
+
+        self.context.known[LAYERS] = facts_of(self.objective, self.request.space)
+        if LAYERS not in self.ledger.notes():
+            self.context.keep(LAYERS, self.context.known[LAYERS].to_dict())
 
     def _parts(self) -> Parts:
         request = self.request

@@ -6,9 +6,9 @@ A place is a run folder, a folder of run folders, a SQLite file, or the URL of a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ class StoredStudy:
         facts: what it is about, see :mod:`autoprune.search.facts`.
         trials: every trial, in order.
         dense_cost: what fractions of the budget refer to; ``None`` where no run got so far.
+        notes: everything that is attached to it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class StoredStudy:
     facts: dict[str, Any]
     trials: tuple[TrialRecord, ...]
     dense_cost: Cost | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -224,7 +226,7 @@ def export_trial(
 def _stored(ledger: Ledger) -> StoredStudy:
     facts, notes = ledger.facts(), ledger.notes()
     dense = Cost.from_dict(notes[DENSE_COST]) if DENSE_COST in notes else None
-    return StoredStudy(ledger.name, ledger.address.shown, facts, tuple(ledger.records()), dense)
+    return StoredStudy(ledger.name, ledger.address.shown, facts, tuple(ledger.records()), dense, notes)
 
 
 def _read_all(address: Address) -> list[StoredStudy]:

@@ -9,6 +9,7 @@ from autoprune.problems import KnownAnswer
 from autoprune.search import CONTROLLERS, search
 from autoprune.search.rl import RL
 from autoprune.search.testing import CHECKS
+from autoprune.search.threshold import THRESHOLD
 
 QUICK = ("stays_within_trials", "records_failures")  # of the Gaussian process, which takes seconds a proposal
 
@@ -19,6 +20,7 @@ QUICK = ("stays_within_trials", "records_failures")  # of the Gaussian process, 
         pytest.param(name, check, marks=pytest.mark.slow if name == "gp" and check not in QUICK else ())
         for name in CONTROLLERS
         if name not in RL  # tests/test_rl_conformance.py, tests/test_rl_policy.py
+        if name not in THRESHOLD  # tests/test_threshold_conformance.py
         for check in CHECKS
     ],
 )
