@@ -104,7 +104,7 @@ SETTINGS = [
     Case("whole group may go", "search --max-sparsity 1", r"setting 'max_sparsity': .*less than 1"),
     Case("one level", "search --levels 1", r"setting 'levels'"),
     Case("option without value", "search --model-options width", r"NAME=VALUE, but got 'width'"),
-    Case("no amount", "prune --base base", r"exactly one of plan, sparsity and budget"),
+    Case("no amount", "prune --base base", r"exactly one of plan, thresholds, sparsity and budget"),
     Case("two amounts", "prune --base base --sparsity 0.5 --budget macs=0.5", r"but got sparsity and budget"),
     Case("no config", "search --config none.toml", r"cannot read settings 'none\.toml': No such file"),
     Case("config not toml", "search --config text.toml", r"settings 'text\.toml' are not TOML"),

@@ -95,7 +95,12 @@ BAD = [
     (SearchSettings, {"base": 3}, SettingsError, r"setting 'base'"),
     (TrainSettings, {"base": "x"}, UnknownNameError, r"unknown setting 'base'"),
     (TrainSettings, {"lr": 0}, SettingsError, r"setting 'lr': .* greater than 0"),
-    (PruneSettings, {}, SettingsError, r"exactly one of plan, sparsity and budget must be given, but got none"),
+    (
+        PruneSettings,
+        {},
+        SettingsError,
+        r"exactly one of plan, thresholds, sparsity and budget must be given, but got none",
+    ),
     (PruneSettings, {"sparsity": 0.5, "budget": ["macs=0.5"]}, SettingsError, r"but got sparsity and budget"),
     (PruneSettings, {"sparsity": 1.0}, SettingsError, r"setting 'sparsity': .*less than 1, but got 1.0"),
     (

@@ -70,10 +70,10 @@ def studies_of(text: str, where: str) -> list[Named]:
         if not mine:
             raise StudyError(f"no study in {where} is by the controller {place!r} alone; say where with --where")
         return [(label, study) for study in mine]
-    return [(label, study) for study in _in(place)]
+    return [(label, study) for study in studies_in(place)]
 
 
-def _in(place: str) -> list[StoredStudy]:
+def studies_in(place: str) -> list[StoredStudy]:
     """The study ``PLACE#NAME``, or every study in a place."""
     from autoprune.search.studies import open_studies, open_study
 

@@ -15,6 +15,8 @@ from autoprune.report.format import number, percent
 from autoprune.settings import InspectSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from autoprune.graph import LayerGraph
     from autoprune.opening import Opened
     from autoprune.sensitivity import Sensitivity
@@ -23,21 +25,34 @@ app = typer.Typer(add_completion=False)
 
 
 def run(settings: InspectSettings) -> None:
-    """Show layers, costs, groups, and how sensitive each group is."""
+    """Show layers, costs, groups, how sensitive each group is, and the norms of its filters."""
     from autoprune.opening import open_base, use_threads
     from autoprune.tracing import trace
 
     use_threads(settings.threads)
-    if settings.sensitivity and settings.base is None:
-        raise SettingsError(
-            "sensitivity needs a trained network; name its folder with --base ('autoprune train' makes one)"
-        )
+    for name in ("sensitivity", "norms"):
+        if getattr(settings, name) and settings.base is None:
+            needs = "needs" if name == "sensitivity" else "need"
+            raise SettingsError(
+                f"{name} {needs} a trained network; name its folder with --base ('autoprune train' makes one)"
+            )
     opened = open_base(settings)
     graph = trace(opened.module().eval(), opened.data.example(2))
     show_layers(graph, opened.spec.factory)
     show_groups(graph)
     if settings.sensitivity:
         show_sensitivity(settings, opened, graph)
+    if settings.norms:
+        from autoprune.cli.norms import show_norms
+
+        show_norms(settings, opened, graph, folder_of(settings, opened))
+
+
+def folder_of(settings: InspectSettings, opened: Opened) -> Path:
+    """Where tables and pictures go."""
+    from autoprune.opening import default_folder
+
+    return settings.out or default_folder("runs", opened).with_name(f"{opened.name}-inspect")
 
 
 def show_layers(graph: LayerGraph, name: str) -> None:
@@ -82,14 +97,13 @@ def show_sensitivity(settings: InspectSettings, opened: Opened, graph: LayerGrap
     """Accuracy with one group pruned at a time, as a table, a CSV file and a picture."""
     from autoprune import plots
     from autoprune.files import write_text
-    from autoprune.opening import default_folder
 
     found = _measured(settings, opened, graph)
     levels = settings.sparsities
     rows = [(c.group, number(c.size), *(percent(plots.nearest(c, x), 1) for x in levels)) for c in found.curves]
     title = f"Validation accuracy with one group pruned by {found.method} (dense {percent(found.accuracy)})"
     show_table(title, ("group", "units", *(f"-{level:.0%}" for level in levels)), rows)
-    out = settings.out or default_folder("runs", opened).with_name(f"{opened.name}-inspect")
+    out = folder_of(settings, opened)
     write_text(out / "sensitivity.csv", _csv(found))
     plots.save(plots.sensitivity(found), out / "sensitivity.png")
     say(f"Stored {out / 'sensitivity.png'} and {out / 'sensitivity.csv'}")

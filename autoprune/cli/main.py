@@ -16,6 +16,8 @@ COMMANDS = {
     "train": ("autoprune.cli.train", "Train a base network and store it."),
     "inspect": ("autoprune.cli.inspect", "Show layers, costs, groups, and how sensitive each group is."),
     "prune": ("autoprune.cli.prune", "Prune by one method, or by a plan file."),
+    "predictor": ("autoprune.cli.predictor", "Learn from studies what pruning costs; judge what was learned."),
+    "reproduce": ("autoprune.cli.reproduce", "Published experiments, each as one command."),
     "study": ("autoprune.cli.study", "Look into studies; take networks out of them."),
     "evaluate": ("autoprune.cli.evaluate", "Judge and measure a stored network."),
     "export": ("autoprune.cli.export", "Write a stored network as safetensors, torch.export or ONNX."),

@@ -19,6 +19,7 @@ PANELS = (
     "Plan",
     "Search",
     "Sensitivity",
+    "Norms",
     "Network and data",
     "Training",
     "Search space",

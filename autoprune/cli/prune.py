@@ -21,9 +21,9 @@ app = typer.Typer(add_completion=False)
 
 
 def run(settings: PruneSettings) -> None:
-    """Prune by one method, or by a plan file.
+    """Prune by one method, by thresholds, or by a plan file.
 
-    Say how much with --sparsity, with --budget, or with --plan.
+    Say how much with --sparsity, with --budget, with --thresholds, or with --plan.
     """
     from autoprune.cli.record import made_with
     from autoprune.cli.results import row_of, show_bars, show_rows, store
@@ -67,6 +67,8 @@ def plan_of(settings: PruneSettings, objective: Objective) -> Plan:
 
     if settings.plan is not None:
         plan = read_plan(settings.plan)
+    elif settings.thresholds is not None:
+        plan = _by_thresholds(settings, objective)
     elif settings.budget:
         plan = _within(settings, objective)
     else:
@@ -97,6 +99,15 @@ def read_plan(path: Path) -> Plan:
         raise PlanError(f"cannot read the plan {str(path)!r}: {error.strerror or error}") from None
     except (AutopruneError, UnicodeDecodeError) as error:
         raise PlanError(f"{str(path)!r}: {error}") from None
+
+
+def _by_thresholds(settings: PruneSettings, objective: Objective) -> Plan:
+    """What lies below the thresholds of a file goes; the method is the file's where it names one."""
+    from autoprune.thresholds import Thresholds
+
+    assert settings.thresholds is not None
+    thresholds = Thresholds.load(settings.thresholds)
+    return thresholds.plan(objective.graph, objective.ranker.scores, settings.method, settings.reconstruction)
 
 
 def _within(settings: PruneSettings, objective: Objective) -> Plan:

@@ -174,8 +174,14 @@ def asked(settings: SearchSettings, objective: Objective) -> dict[str, Any]:
         "seed": settings.seed,
         "workers": settings.workers,
         "timeout_s": settings.timeout_s,
-        "options": settings.controller_options | ({"folder": str(settings.policy)} if settings.policy else {}),
+        "options": settings.controller_options | _folders(settings),
     }
+
+
+def _folders(settings: SearchSettings) -> dict[str, Any]:
+    """What a controller starts from, as options of it."""
+    named = {"folder": settings.policy, "predictor": settings.predictor}
+    return {name: str(folder) for name, folder in named.items() if folder is not None}
 
 
 command(app, SearchSettings, run)

@@ -13,6 +13,11 @@ from autoprune.settings.commands import (
     StudyExportSettings,
     TrainSettings,
 )
+from autoprune.settings.thresholds import (
+    PredictorReportSettings,
+    PredictorTrainSettings,
+    ReproducePredictorSettings,
+)
 
 __all__ = [
     "COMMANDS",
@@ -20,7 +25,10 @@ __all__ = [
     "EvaluateSettings",
     "ExportSettings",
     "InspectSettings",
+    "PredictorReportSettings",
+    "PredictorTrainSettings",
     "PruneSettings",
+    "ReproducePredictorSettings",
     "SearchSettings",
     "Settings",
     "StudyExportSettings",

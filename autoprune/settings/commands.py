@@ -9,6 +9,11 @@ import pydantic
 
 from autoprune.settings.base import Number, Settings, Switch, Text, Texts, Whole, option
 from autoprune.settings.parts import BasePart, EvaluationPart, NetworkPart, Pairs, RetrainPart, RunPart, SpacePart
+from autoprune.settings.thresholds import (
+    PredictorReportSettings,
+    PredictorTrainSettings,
+    ReproducePredictorSettings,
+)
 
 
 class TrainSettings(NetworkPart, RunPart):
@@ -48,10 +53,24 @@ class InspectSettings(BasePart, EvaluationPart, RunPart):
     sparsities: tuple[Number, ...] = option(
         (0.25, 0.5, 0.75, 0.9), "Sparsities to try.", panel="Sensitivity", min_length=1, metavar="SPARSITY"
     )
+    norms: Switch = option(
+        False, "Draw the sorted norms of every layer with their knees, and write these as thresholds.", panel="Norms"
+    )
+    predictor: Path | None = option(
+        None, "Stored predictor: draw and write the thresholds that it would choose, too.", panel="Norms"
+    )
+    drop: Number = option(0.02, "Accuracy that these may lose.", panel="Norms", ge=0, lt=1)
+    retrain_steps: Whole = option(30, "Steps of retraining after which it may be lost.", panel="Norms", ge=0)
     method: Text = option("l1_norm", "Name of 'autoprune list methods'.", panel="Sensitivity")
     include: Texts = option((), "Only groups with a layer that matches.", panel="Sensitivity", metavar="GLOB")
     exclude: Texts = option((), "No group with a layer that matches.", panel="Sensitivity", metavar="GLOB")
-    out: Path | None = option(None, "Folder for the table and the picture of the curves.", panel="Run")
+    out: Path | None = option(None, "Folder for tables and pictures.", panel="Run")
+
+    @pydantic.model_validator(mode="after")
+    def _predicted_norms(self) -> InspectSettings:
+        if self.predictor is not None and not self.norms:
+            raise ValueError("predictor goes with norms; give norms too")
+        return self
 
     @pydantic.field_validator("sparsities")
     @classmethod
@@ -68,6 +87,11 @@ class PruneSettings(BasePart, EvaluationPart, RetrainPart, RunPart):
     command: ClassVar[str] = "prune"
 
     plan: Path | None = option(None, "Plan file (JSON) to follow, in place of one method.", panel="Plan")
+    thresholds: Path | None = option(
+        None,
+        "File (JSON or TOML) with a threshold for each layer, in units of its mean norm: what lies below goes.",
+        panel="Plan",
+    )
     method: Text = option("l1_norm", "Name of 'autoprune list methods'.", panel="Plan")
     pattern: Literal["channel", "weight", "input"] = option(
         "channel",
@@ -85,10 +109,10 @@ class PruneSettings(BasePart, EvaluationPart, RetrainPart, RunPart):
 
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> PruneSettings:
-        given = [n for n in ("plan", "sparsity", "budget") if getattr(self, n) not in (None, ())]
+        given = [n for n in ("plan", "thresholds", "sparsity", "budget") if getattr(self, n) not in (None, ())]
         if len(given) != 1:
             what = " and ".join(given) if given else "none of them"
-            raise ValueError(f"exactly one of plan, sparsity and budget must be given, but got {what}")
+            raise ValueError(f"exactly one of plan, thresholds, sparsity and budget must be given, but got {what}")
         if self.budget and self.pattern != "channel":
             raise ValueError(f"budget goes with pattern 'channel', but got {self.pattern!r}; give sparsity instead")
         return self
@@ -108,6 +132,9 @@ class SearchSettings(BasePart, SpacePart, EvaluationPart, RetrainPart, RunPart):
     controller: Text = option("tpe", "Name of 'autoprune list controllers'.", panel="Search")
     policy: Path | None = option(
         None, "In place of a controller: run folder of a learner, whose policy decides here.", panel="Search"
+    )
+    predictor: Path | None = option(
+        None, "Stored predictor that the controller threshold_mlp starts from.", panel="Search"
     )
     trials: Whole = option(50, "Plans that the controller tries, on top of the baselines.", panel="Search", ge=1)
     timeout_s: Number | None = option(None, "Stop after this many seconds.", panel="Search", gt=0)
@@ -152,6 +179,12 @@ class SearchSettings(BasePart, SpacePart, EvaluationPart, RetrainPart, RunPart):
                 f"policy takes the place of the controller, but got {values['controller']!r}; leave one out"
             )
         return {**values, "controller": "policy"}
+
+    @pydantic.model_validator(mode="after")
+    def _predictor_helps(self) -> SearchSettings:
+        if self.predictor is not None and self.controller != "threshold_mlp":
+            raise ValueError(f"predictor goes with controller threshold_mlp, but got {self.controller!r}")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _something_to_meet(self) -> SearchSettings:
@@ -207,5 +240,8 @@ COMMANDS: dict[str, type[Settings]] = {
         EvaluateSettings,
         ExportSettings,
         StudyExportSettings,
+        PredictorTrainSettings,
+        PredictorReportSettings,
+        ReproducePredictorSettings,
     )
 }

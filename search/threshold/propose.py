@@ -15,6 +15,7 @@ from autoprune.search.records import TrialRecord
 from autoprune.search.threshold.candidates import Tried, around, fits, on_budget, scattered
 from autoprune.search.threshold.choice import Floats
 from autoprune.search.threshold.facts import LOWEST, harm_of
+from autoprune.search.threshold.foretell import harm_allowed
 from autoprune.search.threshold.grid import Choices, Grid, Pricing
 from autoprune.search.threshold.joint import Joint, Read, careful, mean, member
 from autoprune.search.threshold.options import ThresholdOptions
@@ -125,7 +126,7 @@ def _first_new(asked: Asked, pool: Choices, order: Floats, good: Callable[[int],
 def _on_front(asked: Asked) -> Choices | None:
     """The cheapest within a budget on accuracy: first with care, then as expected, then boldly."""
     tried, grid, facts = asked.tried, asked.grid, asked.grid.facts
-    allowed = -math.log(max(1 - asked.options.drop / max(facts.accuracy, 1e-9), LOWEST))
+    allowed = harm_allowed(asked.options.drop, facts.accuracy)
     best = cheapest_trial(tried.usable, asked, allowed)
     start = tried.choices([best]) if best is not None else _nothing(grid)
     parts = [asked.joint.near(start, read, allowed) for read in asked.reads]

@@ -53,8 +53,7 @@ def store_predictor(folder: str | Path, surrogate: Surrogate, trained: Mapping[s
     from autoprune._version import __version__
 
     folder = Path(folder)
-    if folder.exists() and not (folder / PREDICTOR_JSON).is_file():
-        raise ArtifactError(f"{str(folder)!r} is there and holds no predictor; choose another folder")
+    check_place(folder)
     facts = {
         "format": FORMAT,
         "version": VERSION,
@@ -69,6 +68,16 @@ def store_predictor(folder: str | Path, surrogate: Surrogate, trained: Mapping[s
         save_file(tensors, temporary / PREDICTOR_TENSORS)
         text = json.dumps(facts, indent=1, allow_nan=False)
         (temporary / PREDICTOR_JSON).write_text(text + "\n", encoding="utf-8")
+
+
+def check_place(folder: Path) -> None:
+    """Refuse to put a predictor in the place of something else.
+
+    Raises:
+        ArtifactError: the folder holds something else.
+    """
+    if folder.exists() and not (folder / PREDICTOR_JSON).is_file():
+        raise ArtifactError(f"{str(folder)!r} is there and holds no predictor; choose another folder with --out")
 
 
 def read_predictor(folder: str | Path) -> PredictorFacts:
