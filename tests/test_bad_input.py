@@ -70,6 +70,9 @@ FILES = {
     "plan_pattern.json": plan(("fc1", "magnitude", "unit", 0.5)),
     "plan_version.json": '{"version": 9, "decisions": []}',
     "plan_text.json": "half of everything",
+    "thresholds_unknown.json": '{"conv9": 0.8}',
+    "thresholds_nan.json": '{"conv1.0": NaN}',
+    "thresholds_low.toml": '"conv1.0" = 0.0001',
     "text.toml": "trials =",
     "train.toml": 'command = "train"\n',
     "typo.toml": "trails = 3\n",
@@ -163,6 +166,48 @@ PLANS = [
     Case("twice", "prune --base base --plan plan_twice.json", r"two decisions for layer 'fc1'"),
     Case("method of weights", "prune --base base --plan plan_pattern.json", r"method 'magnitude'.*not pattern 'unit'"),
 ]
+THRESHOLDS = [
+    Case(
+        "no thresholds", "prune --base base --thresholds none.json", r"cannot read the thresholds 'none\.json': No such"
+    ),
+    Case("not thresholds", "prune --base base --thresholds text.toml", r"'text\.toml' are not JSON or TOML"),
+    Case("threshold of", "prune --base base --thresholds thresholds_unknown.json", r"unknown group or layer 'conv9'"),
+    Case("threshold nan", "prune --base base --thresholds thresholds_nan.json", r"'conv1\.0'.*finite number.*got nan"),
+    Case("threshold low", "prune --base base --thresholds thresholds_low.toml", r"the thresholds remove nothing"),
+    Case("norms untrained", "inspect --norms", r"norms need a trained network.*--base"),
+    Case(
+        "norms method",
+        "inspect --base base --norms --method l1norm",
+        r"unknown method 'l1norm'; did you mean 'l1_norm'",
+    ),
+    Case("no norms", "inspect --base base --predictor empty", r"predictor goes with norms"),
+    Case(
+        "no predictor",
+        "inspect --base base --norms --predictor empty",
+        r"there is no predictor in 'empty'.*train STUDY",
+    ),
+    Case(
+        "predictor of tpe", "search --base base --predictor empty", r"goes with controller threshold_mlp, but got 'tpe'"
+    ),
+    Case(
+        "search without predictor",
+        "search --base base --controller threshold_mlp --predictor none",
+        r"there is no predictor in 'none'",
+    ),
+    Case("few trials", "predictor train run", r"at least 10 evaluated trials.*\(run\) have 4"),
+    Case("predictor place", "predictor train run --out base", r"'base' is there and holds no predictor"),
+    Case("predictor study", "predictor train empty", r"there is no study in 'empty'"),
+    Case("report of none", "predictor report none run", r"there is no predictor in 'none'"),
+    Case("experiment scope", "reproduce predictor --scopes most", r"must be largest or all, and 'most' is not"),
+    Case("experiment base", "reproduce predictor --bases none", r"no folder 'none'"),
+    Case("experiment model", "reproduce predictor --data digits --models vgg", r"unknown model 'vgg'"),
+    Case("experiment method", "reproduce predictor --bases base --method l3_norm", r"unknown method 'l3_norm'"),
+    Case(
+        "controller drop",
+        "search --base base --controller threshold_mlp --controller-options drop=2",
+        r"option 'drop' must be a number from 0 on and below 1, but got 2",
+    ),
+]
 NETWORKS = [
     Case("no folder", "evaluate none", r"no folder 'none'"),
     Case("empty folder", "evaluate empty", r"no stored network in 'empty'.*model\.json is missing"),
@@ -213,7 +258,7 @@ STUDIES = [
         "unknown dialect", "search --base base --storage carrier://pigeon/x", r"cannot use the study storage.*carrier"
     ),
 ]
-CASES = [*USAGE, *SETTINGS, *NAMES, *LIMITS, *PLANS, *NETWORKS, *DATA, *STUDIES]
+CASES = [*USAGE, *SETTINGS, *NAMES, *LIMITS, *PLANS, *THRESHOLDS, *NETWORKS, *DATA, *STUDIES]
 
 
 def call(*arguments: object) -> Result:

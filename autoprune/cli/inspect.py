@@ -36,6 +36,10 @@ def run(settings: InspectSettings) -> None:
             raise SettingsError(
                 f"{name} {needs} a trained network; name its folder with --base ('autoprune train' makes one)"
             )
+    if settings.norms:
+        from autoprune.cli.norms import check_norms
+
+        check_norms(settings)
     opened = open_base(settings)
     graph = trace(opened.module().eval(), opened.data.example(2))
     show_layers(graph, opened.spec.factory)

@@ -19,19 +19,30 @@ if TYPE_CHECKING:
 KNEE, PREDICTED = "knee", "predicted"
 
 
+def check_norms(settings: InspectSettings) -> None:
+    """Refuse names and files that cannot be, before any work.
+
+    Raises:
+        UnknownNameError: no such method.
+        ArtifactError: no such predictor, or one of other features.
+    """
+    from autoprune.methods import get_method
+    from autoprune.search.threshold.stored import read_predictor
+
+    get_method(settings.method)
+    if settings.predictor is not None:
+        read_predictor(settings.predictor)
+
+
 def show_norms(settings: InspectSettings, opened: Opened, graph: LayerGraph, out: Path) -> None:
     """A table, a picture and files of thresholds.
 
     Raises:
-        UnknownNameError, MethodError: a method or glob that does not exist, or that cannot rank these units.
-        ArtifactError: no such predictor, or one of other features.
+        UnknownNameError, MethodError: a glob that matches nothing, or a method that cannot rank these units.
     """
     from autoprune import plots, threshold_plots
     from autoprune.opening import objective_of
-    from autoprune.search.threshold.stored import read_predictor
 
-    if settings.predictor is not None:
-        read_predictor(settings.predictor)
     objective = objective_of(settings, opened, graph=graph)
     groups = [g for g in graph.select(settings.include, settings.exclude) if settings.include or g.pattern != "input"]
     shares = {g.name: sorted_shares(objective.ranker.scores(g.name, settings.method)) for g in groups}
