@@ -18,7 +18,7 @@ MOST = 20_000  # points of a front that are kept; more only where costs are near
 
 
 def cheapest_within(cost: Floats, mean: Floats, std: Floats, budget: float, kappa: float = 1.0) -> int:
-    """The cheapest of a layer's options that keeps ``mean + kappa * std`` within ``budget``.
+    """The cheapest of a layer's options (or of any list of plans) that keeps ``mean + kappa * std`` within ``budget``.
 
     Of equal costs the one that loses less, then the earlier. Where none is feasible, the smallest removal: the first.
 

@@ -1,4 +1,4 @@
-"""``threshold_mlp_direct``: the seed's literal version, kept as a baseline: outcomes in, threshold out, mean squares.
+"""``threshold_mlp_direct``: the literal first version, kept as a baseline: outcomes in, threshold out, mean squares.
 
 Each trial gives a row for each layer it pruned: accuracy after retraining, cost (the share of multiply-accumulates left
 stands for the test time, which no two runs measure alike), filters removed, filters of the layer, its place. A small

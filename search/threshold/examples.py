@@ -6,7 +6,7 @@ of what is predicted for them. A group that was pruned alone is a plan with one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -165,10 +165,3 @@ def study_examples(facts: NetworkFacts, trials: Iterable[TrialRecord], *, curves
     """Everything that a study teaches."""
     own = [example_of(record, facts) for record in trials if record.finished]
     return Examples.joined([*([curve_examples(facts)] if curves else []), *own])
-
-
-def as_decisions(
-    facts: NetworkFacts, removed: Mapping[str, int], methods: Mapping[str, str]
-) -> dict[str, tuple[str, int]]:
-    """Decisions in the order of the network, without groups that lose nothing."""
-    return {name: (methods[name], removed[name]) for name in facts.groups if removed.get(name, 0)}

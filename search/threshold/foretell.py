@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoprune.costs import CostModel
+from autoprune.search.threshold.choice import cheapest_within
 from autoprune.search.threshold.facts import LOWEST, NetworkFacts, drop_of
 from autoprune.search.threshold.features import Judged
 from autoprune.search.threshold.grid import Choices, Grid, Pricing
@@ -50,8 +51,7 @@ def affordable(
     pool = Choices.joined([nothing, near])
     found = surrogate.plans(grid.examples(pool))
     cost = np.array([pricing(removed) for removed in grid.removed(pool)])
-    good = np.flatnonzero(found.mean + kappa * found.std <= allowed)
-    best = int(good[cost[good].argmin()]) if len(good) else 0
+    best = cheapest_within(cost, found.mean, found.std, allowed, kappa)
     removed = grid.removed(pool)[best]
     numbers = pool.methods[best]
     thresholds = {
