@@ -214,10 +214,10 @@ def test_studies_that_cannot_teach_are_refused(tmp_path: Path):
 
 
 def test_an_old_study_is_described_when_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from autoprune.search.running import _Run
+    from autoprune.search.running import Run
 
     with monkeypatch.context() as patched:
-        patched.setattr(_Run, "_describe", lambda self, context: None)
+        patched.setattr(Run, "_describe", lambda self: None)
         search(DropCurves(3), budget="macs=0.5", controller="random", trials=2, run_dir=tmp_path / "old")
     assert LAYERS not in open_study(tmp_path / "old").notes
     search(DropCurves(3), budget="macs=0.5", controller="random", trials=2, run_dir=tmp_path / "old")
