@@ -21,6 +21,9 @@ from autoprune.envs.layerwise import LayerwiseEnv
 from autoprune.envs.refine import RefineEnv
 from autoprune.envs.registration import IDS, register
 from autoprune.envs.rewards import REWARDS, Result, Reward
+from autoprune.envs.runtime import RuntimeEnv
+from autoprune.envs.runtime_task import RUNTIME_TASKS, RuntimeTask, make_runtime_task
+from autoprune.envs.runtime_vector import RuntimeVectorEnv
 from autoprune.envs.task import Task
 from autoprune.envs.tasks import TASKS, make_task
 from autoprune.envs.vector import BudgetClipVector, LayerwiseVectorEnv
@@ -31,6 +34,7 @@ __all__ = [
     "FEATURES",
     "IDS",
     "REWARDS",
+    "RUNTIME_TASKS",
     "TASKS",
     "BudgetClip",
     "BudgetClipVector",
@@ -40,7 +44,11 @@ __all__ = [
     "RefineEnv",
     "Result",
     "Reward",
+    "RuntimeEnv",
+    "RuntimeTask",
+    "RuntimeVectorEnv",
     "Task",
+    "make_runtime_task",
     "make_task",
     "register",
 ]

@@ -11,6 +11,10 @@ IDS: dict[str, dict[str, Any]] = {
         "vector_entry_point": "autoprune.envs.vector:LayerwiseVectorEnv",
     },
     "autoprune/Refine-v0": {"entry_point": "autoprune.envs.refine:RefineEnv"},
+    "autoprune/Runtime-v0": {
+        "entry_point": "autoprune.envs.runtime:RuntimeEnv",
+        "vector_entry_point": "autoprune.envs.runtime_vector:RuntimeVectorEnv",
+    },
 }
 
 

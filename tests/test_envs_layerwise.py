@@ -39,7 +39,7 @@ def finish(env: gymnasium.Env[Any, Any], action: Any = None) -> tuple[float, dic
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("name", [name for name in IDS if name != "autoprune/Runtime-v0"])
 def test_every_id_keeps_the_contract(name: str, check: Callable[..., None]) -> None:
     check(partial(gymnasium.make, name, **QUICK))
 
