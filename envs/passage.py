@@ -128,14 +128,14 @@ class Passage:
             raise EnvError("the episode has ended; call reset() before the next step()")
         with torch.no_grad():
             self._walk = walk.step(torch.from_numpy(groups))
-        reward = (groups - 1) * self.pay.penalty
+        reward = (groups - 1).astype(np.float64) * self.pay.penalty
         self._seen[:, -1] = self._walk.stage
         if self._walk.done:
             self.end = self._judge(self._walk.output)
             reward = reward - self.pay.alpha * self.end.losses
         else:
             self._look()
-        return self._seen.copy(), reward
+        return self._seen.copy(), np.asarray(reward, np.float64)
 
     def _look(self) -> None:
         """Put the pooled features of the stage into their columns."""

@@ -129,7 +129,7 @@ class RuntimeEnv(gymnasium.Env[Floats, Any]):
         return "\n".join(lines)
 
 
-def observed(task: RuntimeTask) -> spaces.Box:
+def observed(task: RuntimeTask) -> Any:
     """The space of observations."""
     low = np.full(task.width + 1, -BOUND, np.float32)
     high = np.full(task.width + 1, BOUND, np.float32)

@@ -1,0 +1,82 @@
+"""The learners by name, and the controller in each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+from torch import Tensor
+
+from autoprune.runtime import Chain, Controller
+from autoprune.search.runtime import q_learning, recurrent
+from autoprune.search.runtime.settings import RuntimeSettings
+from autoprune.search.runtime.vecenv import RuntimeVecEnv
+
+_BUILDS = {"dqn": q_learning.build, "recurrent_ppo": recurrent.build}
+
+
+class Agent:
+    """A learner of one of the libraries, and the controller that it learns.
+
+    Attributes:
+        model: the learner.
+    """
+
+    def __init__(self, settings: RuntimeSettings, envs: RuntimeVecEnv, chain: Chain, seed: int) -> None:
+        self.settings = settings
+        self.shape: dict[str, Any] = {
+            "channels": chain.channels,
+            "groups": chain.groups,
+            "code": settings.code,
+            "hidden": settings.hidden,
+        }
+        self.model: BaseAlgorithm = _BUILDS[settings.agent](settings, envs, self.shape, seed % 2**32)
+        self.model.set_logger(Logger(None, []))
+
+    def standardise(self, pooled: Sequence[Tensor]) -> None:
+        """Fit the encoders to what they will see; see :meth:`autoprune.runtime.Controller.standardise`."""
+        policy: Any = self.model.policy
+        if self.settings.agent == "dqn":
+            policy.q_net.controller.standardise(pooled)
+            policy.q_net_target.load_state_dict(policy.q_net.state_dict())
+            return
+        for extractor in (policy.pi_features_extractor, policy.vf_features_extractor):
+            whole = Controller(**self.shape)
+            whole.encoders = extractor.encoders
+            whole.standardise(pooled)
+
+    def controller(self) -> Controller:
+        """A copy of the controller as it is."""
+        policy: Any = self.model.policy
+        found = Controller(**self.shape)
+        if self.settings.agent == "dqn":
+            found.load_state_dict(policy.q_net.controller.state_dict())
+        else:
+            found.encoders.load_state_dict(policy.pi_features_extractor.encoders.state_dict())
+            found.core.load_state_dict(policy.lstm_actor.cell.state_dict())
+            found.decoder.load_state_dict(policy.action_net.state_dict())
+        return found.eval().requires_grad_(False)
+
+    def learn(self, seed: int) -> None:
+        """Learn from the episodes of a round, which begin anew; what was remembered of another backbone is forgotten.
+
+        Args:
+            seed: of everything that is drawn.
+        """
+        import numpy as np
+
+        model: Any = self.model
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        model.action_space.seed(seed % 2**31)
+        model.env.seed(seed % 2**31)
+        model._last_obs = None
+        if self.settings.agent == "dqn":
+            model.replay_buffer.reset()
+            model._update_current_progress_remaining(model.num_timesteps, 0)
+            model.exploration_rate = model.exploration_schedule(model._current_progress_remaining)
+        steps = self.settings.batches * model.n_envs * len(self.shape["channels"])
+        model.learn(steps, reset_num_timesteps=False, log_interval=None)

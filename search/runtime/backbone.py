@@ -1,0 +1,77 @@
+"""The backbone's turn: it is trained through what the controller greedily runs of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.data import DataSplits
+from autoprune.runtime import Chain, Controller, recalibrate
+from autoprune.search.runtime.settings import RuntimeSettings
+from autoprune.seeding import derive
+from autoprune.train_loop import TrainLoop
+
+
+class GreedyForward(nn.Module):
+    """The chain under the greedy actions of a frozen controller; only the chain has parameters here.
+
+    Args:
+        chain: trained.
+        controller: decides, without gradients.
+        spread: half the range of knobs, of which every batch draws one from torch's generator.
+    """
+
+    def __init__(self, chain: Chain, controller: Controller, spread: float = 0.0) -> None:
+        super().__init__()
+        self.chain = chain
+        self._decides = (controller,)  # in a tuple, so that it is no submodule
+        self._spread = spread
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, classes]``."""
+        (controller,), walk = self._decides, self.chain.begin(x)
+        knob = self._spread * float(2 * torch.rand(()) - 1) if self._spread else 0.0
+        bias, state = knob * torch.arange(self.chain.groups), controller.start(len(x))
+        while not walk.done:
+            with torch.no_grad():
+                scores, state = controller.step(walk.stage, walk.pooled.float(), state)
+                actions = (scores + bias).argmax(1) + 1
+            walk = walk.step(actions)
+        return walk.output
+
+
+class Backbone:
+    """Fine-tuning of the backbone over all rounds: one learning rate that falls, one optimizer.
+
+    Batch norms keep their statistics of every width within a step, since a batch mixes widths; every so many steps,
+    and at the end of a turn, all sets are estimated anew on the calibration split.
+    """
+
+    def __init__(self, chain: Chain, data: DataSplits, settings: RuntimeSettings) -> None:
+        self.chain, self.data, self.settings = chain, data, settings
+        self.state: dict[str, Tensor] = {}
+
+    def turn(self, controller: Controller, number: int) -> float:
+        """Train up to the end of round ``number`` (from 0); the mean loss.
+
+        Raises:
+            TrainingDiverged: a loss or a weight that is not finite.
+        """
+        s = self.settings
+        module = GreedyForward(self.chain, controller, s.spread * abs(s.penalty))
+        self.chain.backbone.requires_grad_(True)
+        loop = TrainLoop(
+            module, self.data.train, s.finetune, seed=derive(s.seed, "backbone"), augment=self.data.augment
+        )
+        if self.state:
+            loop.load_state(self.state)
+        total, begin, end = 0.0, loop.step, (number + 1) * s.finetune_steps
+        with loop.running():
+            while loop.step < end:
+                until = min(loop.step + s.recalibrate_every, end)
+                steps = until - loop.step
+                total += steps * loop.advance(until)
+                recalibrate(self.chain, self.data.calibration, whole=True)
+        self.state = loop.state()
+        self.chain.eval()
+        return total / max(1, end - begin)

@@ -1,0 +1,96 @@
+"""Recurrent PPO of sb3-contrib whose actor has the parts of a :class:`autoprune.runtime.Controller`.
+
+The encoder of the stage is the features extractor, the controller's core takes the place of the actor's LSTM, and the
+decoder is the action network; so what is learned is a controller. The critic has an encoder and an LSTM of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+from autoprune.runtime import Controller
+from autoprune.search.runtime.q_learning import parts
+from autoprune.search.runtime.settings import RuntimeSettings
+from autoprune.search.runtime.vecenv import RuntimeVecEnv
+
+
+class StageEncoder(BaseFeaturesExtractor):
+    """Codes ``[N, code]`` of the features of each observation's own stage."""
+
+    def __init__(self, observation_space: spaces.Box, *, shape: dict[str, Any]) -> None:
+        super().__init__(observation_space, shape["code"])
+        self.encoders = Controller(**shape).encoders
+        self.channels = tuple(shape["channels"])
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Codes of observations ``[N, width + 1]``."""
+        features, stages = parts(observations, len(self.channels))
+        each = torch.split(features, list(self.channels), 1)
+        codes = features.new_zeros(len(features), self.features_dim)
+        for stage in sorted(set(stages.tolist())):
+            rows = (stages == stage).nonzero()[:, 0]
+            codes = codes.index_copy(0, rows, self.encoders[stage](each[stage][rows]))
+        return codes
+
+
+class Core(nn.Module):
+    """A controller's core in the form of an LSTM of one layer; the second state is not used."""
+
+    num_layers = 1
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.cell = nn.GRUCell(input_size, hidden_size)
+
+    def forward(self, sequence: Tensor, states: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Outputs ``[T, N, hidden]`` of ``[T, N, input]``, and the states ``[1, N, hidden]`` after it."""
+        state, found = states[0][0], []
+        for step in sequence:
+            state = self.cell(step, state)
+            found.append(state)
+        return torch.stack(found), (state[None], states[1])
+
+
+class RecurrentControllerPolicy(RecurrentActorCriticPolicy):
+    """The policy; ``shape`` is what :class:`~autoprune.runtime.Controller` takes."""
+
+    def __init__(self, *given: Any, shape: dict[str, Any], **named: Any) -> None:
+        parts_of_a_controller: dict[str, Any] = {
+            "net_arch": {"pi": [], "vf": []},
+            "features_extractor_class": StageEncoder,
+            "features_extractor_kwargs": {"shape": shape},
+            "share_features_extractor": False,
+            "lstm_hidden_size": shape["hidden"],
+        }
+        super().__init__(*given, **{**named, **parts_of_a_controller})
+        core: Any = Core(shape["code"], shape["hidden"])
+        self.lstm_actor = core
+        fresh: Any = self.optimizer_class
+        self.optimizer = fresh(self.parameters(), lr=given[2](1), **self.optimizer_kwargs)
+
+
+def build(settings: RuntimeSettings, envs: RuntimeVecEnv, shape: dict[str, Any], seed: int) -> RecurrentPPO:
+    """The learner, new; it seeds the generators of the process."""
+    return RecurrentPPO(
+        RecurrentControllerPolicy,
+        envs,
+        learning_rate=settings.lr,
+        n_steps=len(shape["channels"]),
+        batch_size=min(settings.batch_size, len(shape["channels"]) * envs.num_envs),
+        n_epochs=settings.epochs,
+        gamma=settings.gamma,
+        gae_lambda=1.0,
+        clip_range=settings.clip,
+        ent_coef=settings.entropy,
+        policy_kwargs={"shape": shape},
+        seed=seed,
+        device="cpu",
+    )

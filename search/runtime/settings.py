@@ -1,0 +1,125 @@
+"""Settings of the training of a network that decides at run time: frozen, checked when they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.checks import in_range, one_of, whole
+from autoprune.errors import SettingsError
+from autoprune.train_loop import FinetuneSettings
+
+AGENTS = {
+    "dqn": "deep Q-learning (V. Mnih et al., Human-Level Control through Deep Reinforcement Learning, 2015)",
+    "recurrent_ppo": "proximal policy optimisation with a recurrent policy (J. Schulman et al., 2017)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeSettings:
+    """How controller and backbone are trained in turns.
+
+    After J. Lin, Y. Rao, J. Lu, J. Zhou, "Runtime Neural Pruning", 2017: ``rounds`` times, first the controller learns
+    from episodes of the frozen backbone, then the backbone is fine-tuned through what the controller greedily runs.
+
+    Attributes:
+        agent: a key of :data:`AGENTS`.
+        penalty: reward of each further group, at most 0.
+        alpha: factor on the loss in the reward; ``None`` for a mean of about 1.
+        rounds: M.
+        episodes: images that the controller learns from in a round.
+        envs: images that go through the network together.
+        code, hidden: sizes of the controller.
+        lr: learning rate of the controller.
+        gamma: discount; 1 suits the few steps of an episode.
+        batch_size: transitions in a gradient step.
+        updates: gradient steps after each batch of episodes (``dqn``).
+        memory: episodes that the replay buffer holds (``dqn``); it is emptied when the backbone has changed.
+        target_every: batches of episodes between two copies to the target network (``dqn``).
+        epsilon: share of random actions at the end of exploration, which starts with 1 (``dqn``).
+        exploration: part of all episodes in which that share falls (``dqn``).
+        epochs, clip, entropy: passes over a batch, largest change of a ratio, weight of the bonus (``recurrent_ppo``).
+        finetune_steps: steps of the backbone in a round; 0 leaves it as it is.
+        finetune_lr, finetune_batch_size, finetune_weight_decay, finetune_optimizer, finetune_precision: as of
+            :class:`autoprune.train_loop.FinetuneSettings`; the rate falls over all rounds.
+        spread: the backbone is trained with knobs drawn from -spread to spread times the penalty, a new one for each
+            batch, so that it serves the whole table; 0 for the knob 0 alone.
+        recalibrate_every: steps of the backbone after which the statistics of its norms are estimated anew.
+        seed: of everything random.
+
+    Raises:
+        SettingsError, UnknownNameError: a value that cannot be.
+    """
+
+    agent: str = "dqn"
+    penalty: float = -0.1
+    alpha: float | None = None
+    rounds: int = 3
+    episodes: int = 8192
+    envs: int = 256
+    code: int = 64
+    hidden: int = 64
+    lr: float = 1e-3
+    gamma: float = 1.0
+    batch_size: int = 512
+    updates: int = 8
+    memory: int = 8192
+    target_every: int = 4
+    epsilon: float = 0.1
+    exploration: float = 0.5
+    epochs: int = 4
+    clip: float = 0.2
+    entropy: float = 0.01
+    finetune_steps: int = 200
+    finetune_lr: float = 0.01
+    finetune_batch_size: int = 128
+    finetune_weight_decay: float = 5e-4
+    finetune_optimizer: str = "sgd"
+    finetune_precision: str = "float32"
+    spread: float = 0.0
+    recalibrate_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("agent", self.agent, tuple(AGENTS))
+        for name in ("rounds", "episodes", "envs", "code", "hidden", "batch_size", "updates", "memory", "target_every"):
+            whole(name, getattr(self, name), 1)
+        for name in ("epochs", "recalibrate_every"):
+            whole(name, getattr(self, name), 1)
+        for name in ("finetune_steps", "seed"):
+            whole(name, getattr(self, name), 0)
+        for name in ("gamma", "epsilon", "exploration"):
+            in_range(name, getattr(self, name), least=0, most=1)
+        for name in ("lr", "clip"):
+            in_range(name, getattr(self, name), above=0)
+        for name in ("entropy", "spread"):
+            in_range(name, getattr(self, name), least=0)
+        if isinstance(self.penalty, bool) or not isinstance(self.penalty, (int, float)) or not self.penalty <= 0:
+            raise SettingsError(
+                f"penalty must be a number of at most 0, the price of a group, but got {self.penalty!r}"
+            )
+        if self.alpha is not None:
+            in_range("alpha", self.alpha, above=0)
+        _ = self.finetune
+
+    @property
+    def finetune(self) -> FinetuneSettings:
+        """Training of the backbone, over all rounds."""
+        return FinetuneSettings(
+            steps=self.rounds * self.finetune_steps,
+            lr=self.finetune_lr,
+            batch_size=self.finetune_batch_size,
+            weight_decay=self.finetune_weight_decay,
+            optimizer=self.finetune_optimizer,
+            precision=self.finetune_precision,
+        )
+
+    @property
+    def batches(self) -> int:
+        """Batches of episodes in a round."""
+        return -(-self.episodes // self.envs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,173 @@
+"""Training in turns: the controller on the frozen backbone, the backbone through what the controller runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autoprune.files import write_text
+from autoprune.runtime import RuntimePrunedNetwork, calibrate, save_runtime
+from autoprune.search.runtime.judging import Greedy, Table, judge
+from autoprune.search.runtime.settings import RuntimeSettings
+from autoprune.seeding import derive
+
+if TYPE_CHECKING:
+    from autoprune.artifacts import NetworkSpec
+    from autoprune.envs import RuntimeTask
+    from autoprune.search.runtime.agents import Agent
+    from autoprune.search.runtime.backbone import Backbone
+
+CHECKPOINT, LOG, CURVES = "checkpoint", "log.jsonl", "curves.png"
+Progress = Callable[[dict[str, Any], int], None]
+
+
+@dataclass(frozen=True)
+class Store:
+    """What is written into the folder beside the network.
+
+    Attributes:
+        spec: how the dense network is made.
+        data: what it was trained on, as JSON.
+    """
+
+    spec: NetworkSpec
+    data: dict[str, Any]
+
+
+def train_runtime(
+    task: RuntimeTask,
+    settings: RuntimeSettings | None = None,
+    *,
+    folder: str | Path | None = None,
+    store: Store | None = None,
+    progress: Progress | None = None,
+    turns: int | None = None,
+) -> RuntimePrunedNetwork:
+    """Train a network that decides at run time, with a calibrated table of its knob.
+
+    After J. Lin, Y. Rao, J. Lu, J. Zhou, "Runtime Neural Pruning", 2017. The chain of ``task`` is trained in place.
+    Each turn draws from the seed and its number alone, so that a training that was stopped and goes on in the same
+    folder ends in the same network as a straight one.
+
+    Args:
+        task: network and data; its weights are those of the pre-trained network.
+        settings: how.
+        folder: where checkpoints, ``log.jsonl`` (a line for each turn), ``curves.png`` and the network go.
+        store: how the network is described in ``folder``; without it the network is only handed back.
+        progress: called after each turn with its line of the log and the number of turns.
+        turns: stop after this many, half done (the checkpoint goes on).
+
+    Raises:
+        StudyError: the folder holds a training with other settings.
+        TrainingDiverged: a loss or a weight that is not finite.
+        AutopruneError: a folder that cannot be written.
+    """
+    from autoprune.search.rl.isolation import RandomState
+
+    before = RandomState.now()
+    try:
+        course = _Course(task, settings or RuntimeSettings(), None if folder is None else Path(folder))
+        course.run(progress, turns)
+        network = RuntimePrunedNetwork(task.chain, course.agent.controller())
+    finally:
+        before.restore()
+    calibrate(network, task.data.validation)
+    if folder is not None and store is not None:
+        save_runtime(folder, network, store.spec, data=store.data, metrics={"training": course.log[-1]})
+    return network
+
+
+class _Course:
+    """A training as far as it has come: turn 2 r is the controller's of round r, turn 2 r + 1 the backbone's."""
+
+    def __init__(self, task: RuntimeTask, settings: RuntimeSettings, folder: Path | None) -> None:
+        from autoprune.envs import RuntimeVectorEnv
+        from autoprune.search.runtime.agents import Agent
+        from autoprune.search.runtime.backbone import Backbone
+        from autoprune.search.runtime.keeping import chain_digest, read, restore
+        from autoprune.search.runtime.vecenv import RuntimeVecEnv
+
+        self.task, self.settings, self.folder = task, settings, folder
+        chain: Any = task.chain
+        chain.to(memory_format=torch.channels_last)  # as its training has it: other layouts round otherwise
+        self.identity = {**settings.to_dict(), "network": chain_digest(task.chain), "data": task.data.digest}
+        self.envs = RuntimeVectorEnv(
+            settings.envs, task=task, penalty=settings.penalty, alpha=settings.alpha, autoreset_mode="SameStep"
+        )
+        seed = derive(settings.seed, "agent")
+        self.agent: Agent = Agent(settings, RuntimeVecEnv(self.envs), task.chain, seed)
+        self.backbone: Backbone = Backbone(task.chain, task.data, settings)
+        self.log: list[dict[str, Any]] = []
+        stored = None if folder is None else read(folder / CHECKPOINT, self.identity)
+        if folder is None or stored is None:
+            self.agent.standardise(_whole(task))
+        else:
+            restore(folder / CHECKPOINT, stored, self.agent, self.backbone)
+            self.log = stored["log"]
+
+    def run(self, progress: Progress | None, turns: int | None) -> None:
+        """Turns up to the end, or up to ``turns`` of them."""
+        total = 2 * self.settings.rounds
+        while len(self.log) < (total if turns is None else min(turns, total)):
+            began = time.monotonic()
+            line = self._turn(*divmod(len(self.log), 2))
+            self.log.append({**line, "seconds": round(time.monotonic() - began, 3)})
+            self._keep()
+            if progress is not None:
+                progress(self.log[-1], total)
+
+    def _turn(self, number: int, backbone: int) -> dict[str, Any]:
+        controller = self.agent.controller()
+        line: dict[str, Any] = {"round": number, "turn": "backbone" if backbone else "controller"}
+        if backbone:
+            if self.settings.finetune_steps:
+                line["loss"] = self.backbone.turn(controller, number)
+        else:
+            self.agent.learn(derive(self.settings.seed, "controller", number))
+            line["episodes"] = (number + 1) * self.settings.batches * self.settings.envs
+            controller = self.agent.controller()
+        return line | self._judged(controller)
+
+    def _judged(self, controller: Any) -> dict[str, Any]:
+        """What the controller and the whole network do on the validation split."""
+        chain, split = self.task.chain, self.task.data.validation
+        greedy = judge(chain, split, Greedy(controller))
+        dense = judge(chain, split, Table(torch.full((len(chain.stages),), chain.groups)))
+        paid = (greedy.actions - 1).sum(1) * self.settings.penalty - self.envs.passage.pay.alpha * greedy.losses
+        return {
+            "accuracy": greedy.accuracy,
+            "macs": greedy.share,
+            "reward": float(paid.mean()),
+            "dense_accuracy": dense.accuracy,
+            "groups": [round(g, 4) for g in greedy.actions.double().mean(0).tolist()],
+        }
+
+    def _keep(self) -> None:
+        if self.folder is None:
+            return
+        from autoprune.search.runtime.keeping import keep
+        from autoprune.search.runtime.pictures import curves
+
+        facts = {"identity": self.identity, "turns": len(self.log), "log": self.log}
+        keep(self.folder / CHECKPOINT, facts, self.agent, self.backbone)
+        write_text(self.folder / LOG, "".join(json.dumps(line) + "\n" for line in self.log))
+        curves(self.log, self.folder / CURVES)
+
+
+@torch.no_grad()
+def _whole(task: RuntimeTask) -> list[torch.Tensor]:
+    """Pooled features of the whole network on calibration samples, by stage."""
+    samples = task.data.calibration.inputs(slice(0, 1024))
+    found: list[list[torch.Tensor]] = [[] for _ in task.chain.stages]
+    for x in torch.split(samples, 128):
+        walk = task.chain.begin(x)
+        while not walk.done:
+            found[walk.stage].append(walk.pooled)
+            walk = walk.step(torch.full((len(x),), task.chain.groups))
+    return [torch.cat(parts) for parts in found]
