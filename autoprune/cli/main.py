@@ -19,6 +19,7 @@ COMMANDS = {
     "predictor": ("autoprune.cli.predictor", "Learn from studies what pruning costs; judge what was learned."),
     "reproduce": ("autoprune.cli.reproduce", "Published experiments, each as one command."),
     "study": ("autoprune.cli.study", "Look into studies; take networks out of them."),
+    "runtime": ("autoprune.cli.runtime", "Networks that decide for each input how much of themselves to run."),
     "evaluate": ("autoprune.cli.evaluate", "Judge and measure a stored network."),
     "export": ("autoprune.cli.export", "Write a stored network as safetensors, torch.export or ONNX."),
     "list": ("autoprune.cli.listing", "List methods, models, datasets and controllers."),

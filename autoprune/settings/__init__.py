@@ -18,6 +18,7 @@ from autoprune.settings.thresholds import (
     PredictorTrainSettings,
     ReproducePredictorSettings,
 )
+from autoprune.settings.runtime import RuntimeEvaluateSettings, RuntimeExportSettings, RuntimeTrainSettings
 
 __all__ = [
     "COMMANDS",
@@ -29,6 +30,9 @@ __all__ = [
     "PredictorTrainSettings",
     "PruneSettings",
     "ReproducePredictorSettings",
+    "RuntimeEvaluateSettings",
+    "RuntimeExportSettings",
+    "RuntimeTrainSettings",
     "SearchSettings",
     "Settings",
     "StudyExportSettings",

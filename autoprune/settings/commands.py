@@ -14,6 +14,7 @@ from autoprune.settings.thresholds import (
     PredictorTrainSettings,
     ReproducePredictorSettings,
 )
+from autoprune.settings.runtime import RuntimeEvaluateSettings, RuntimeExportSettings, RuntimeTrainSettings
 
 
 class TrainSettings(NetworkPart, RunPart):
@@ -243,5 +244,8 @@ COMMANDS: dict[str, type[Settings]] = {
         PredictorTrainSettings,
         PredictorReportSettings,
         ReproducePredictorSettings,
+        RuntimeTrainSettings,
+        RuntimeEvaluateSettings,
+        RuntimeExportSettings,
     )
 }
