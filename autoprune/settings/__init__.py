@@ -13,12 +13,12 @@ from autoprune.settings.commands import (
     StudyExportSettings,
     TrainSettings,
 )
+from autoprune.settings.runtime import RuntimeEvaluateSettings, RuntimeExportSettings, RuntimeTrainSettings
 from autoprune.settings.thresholds import (
     PredictorReportSettings,
     PredictorTrainSettings,
     ReproducePredictorSettings,
 )
-from autoprune.settings.runtime import RuntimeEvaluateSettings, RuntimeExportSettings, RuntimeTrainSettings
 
 __all__ = [
     "COMMANDS",

@@ -9,12 +9,12 @@ import pydantic
 
 from autoprune.settings.base import Number, Settings, Switch, Text, Texts, Whole, option
 from autoprune.settings.parts import BasePart, EvaluationPart, NetworkPart, Pairs, RetrainPart, RunPart, SpacePart
+from autoprune.settings.runtime import RuntimeEvaluateSettings, RuntimeExportSettings, RuntimeTrainSettings
 from autoprune.settings.thresholds import (
     PredictorReportSettings,
     PredictorTrainSettings,
     ReproducePredictorSettings,
 )
-from autoprune.settings.runtime import RuntimeEvaluateSettings, RuntimeExportSettings, RuntimeTrainSettings
 
 
 class TrainSettings(NetworkPart, RunPart):
