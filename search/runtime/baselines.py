@@ -73,10 +73,11 @@ def random_actions(chain: Chain, share: float, size: int, *, seed: int = 0) -> T
 
 
 class Confidence:
-    """One group as soon as a linear probe is confident, all of them before.
+    """The more confident a linear probe is, the fewer groups: one from the threshold on, all where it knows nothing.
 
     The probe of a stage is a ridge regression from the pooled features of the stages so far to the classes; its
-    confidence is the gap between its two largest outputs.
+    confidence is the gap between its two largest outputs. One group more is run for each of the k - 1 evenly spaced
+    levels up to the threshold that lies above it.
 
     Attributes:
         threshold: gap from which on it is confident.
@@ -110,8 +111,8 @@ class Confidence:
             weights = self.probes[walk.stage]
             out = torch.cat(seen, 1) @ weights[:-1] + weights[-1]
             top = out.topk(2, 1).values
-            sure = top[:, 0] - top[:, 1] >= self.threshold
-            return torch.where(sure, 1, self.chain.groups)
+            levels = self.threshold * torch.arange(1, self.chain.groups) / max(self.chain.groups - 1, 1)
+            return ((top[:, :1] - top[:, 1:]) < levels).sum(1) + 1
 
         return decide
 
@@ -124,7 +125,7 @@ class Confidence:
         if not float(self.chain.macs(1)) / self.chain.dense_macs <= share <= 1 + 1e-9:
             raise _out_of_reach(self.chain, share)
         cost = lambda threshold: judge(self.chain, split, self.at(threshold)).share  # noqa: E731
-        return self.at(_bisect(cost, share, -1e-9, 4.0, 12))
+        return self.at(_bisect(cost, share, 0.0, 4.0 * self.chain.groups, 16))
 
 
 def _bisect(cost: Callable[[float], float], share: float, low: float, high: float, halvings: int = _HALVINGS) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoprune.plots import ACCENT, INK, KEPT, QUIET, _canvas, _label, _legend, _plain, save
+from autoprune.plots import ACCENT, INK, KEPT, QUIET, _canvas, _label, _plain, save
 
 
 def curves(log: Sequence[dict[str, Any]], path: Path) -> None:
@@ -21,7 +21,7 @@ def curves(log: Sequence[dict[str, Any]], path: Path) -> None:
         axes.plot(turns, [line[name] for line in log], marker="o", markersize=3, color=color, label=label)
     axes.set_xticks(list(turns), [f"{line['round'] + 1} {line['turn'][0]}" for line in log], fontsize=7)
     _label(axes, "Turns of controller (c) and backbone (b)", "round and turn", "on the validation split")
-    _legend(axes)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
     save(figure, path)
 
 
@@ -43,7 +43,7 @@ def trade_off(
         color, marker = looks.get(name, (INK, "x"))
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, color=color, linewidth=1, label=name)
     _label(axes, title, "mean multiply-accumulates over the dense network's", "accuracy")
-    _legend(axes)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
     save(figure, path)
 
 
