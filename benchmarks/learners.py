@@ -73,15 +73,13 @@ class Bench:
 
     def _judged(self, plan: Plan | None) -> dict[str, Any]:
         assert plan is not None
-        retrained = replace(plan, steps=self.options.steps)
-        outcome = self.judged(retrained)
         before = self.judged(plan)
-        network = self.judged.build(retrained)
+        network = self.judged.build(replace(plan, steps=self.options.steps))
         return {
             "before": before.accuracy,
-            "after": outcome.accuracy,
+            "after": self.judged.confirm(network, "validation").accuracy,
             "test": self.judged.confirm(network, "test").accuracy,
-            "macs": outcome.ratios["macs"],
+            "macs": before.ratios["macs"],
         }
 
     def dense(self) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def test_one_group_is_solved():
     """A bandit: the actor comes to the best of all counts, which an exhaustive search knows."""
     problem = KnownAnswer(1, seed=3)
     space = SearchSpace.from_graph(problem.graph)
-    given = {"reward": "amc_macs", "warmup": 10, "hidden": [32], "actor_lr": 1e-3, "updates": 10}
+    given = {"reward": "amc_macs", "warmup": 10, "hidden": [32], "decay": 0.95, "updates": 10}
     result = search(problem, **options("ddpg", budget="macs=0.99", trials=60, options=given), space=space)
 
     def reward(removed):
