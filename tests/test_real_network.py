@@ -45,7 +45,7 @@ def test_repair_is_worth_tens_of_points_and_a_search_more(objective):
         assert Budget(macs=0.5).fits(result.best.cost, objective.dense_cost)
     plain, repaired = accuracies["none"], accuracies["mauch_yang"]
     assert repaired["uniform"] > plain["uniform"] + 0.1
-    assert repaired["best found"] >= repaired["greedy"] > repaired["uniform"] + 0.05
+    assert repaired["best found"] >= repaired["greedy"] > repaired["uniform"] + 0.02
     assert repaired["best found"] > repaired["dense"] - 0.2
 
 
