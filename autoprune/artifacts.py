@@ -162,13 +162,22 @@ def save_network(
         "parameters": sum(p.numel() for p in module.parameters()),
         "torch": torch.__version__,
     }
+    write_described(Path(folder), tensors, description)
+    return digest
+
+
+def write_described(folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write a network's tensors and what describes it; nothing is written unless it is JSON.
+
+    Raises:
+        ArtifactError: the description is not JSON, or the folder cannot be written.
+    """
     try:
         text = json.dumps(description, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"what describes a network must be JSON: {error}") from None
-    write_tensors(Path(folder) / MODEL_TENSORS, tensors)
-    write_text(Path(folder) / MODEL_JSON, text + "\n")
-    return digest
+    write_tensors(folder / MODEL_TENSORS, tensors)
+    write_text(folder / MODEL_JSON, text + "\n")
 
 
 def read_network(folder: str | Path) -> StoredNetwork:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +78,10 @@ class Recording:
             raise StudyError("the recording is over; judge plans inside its with block")
         return self._run
 
-    def close(self, how: Finish) -> None:
-        """Gather what was recorded."""
+    def close(self, how: Finish, *, interrupted: bool = False) -> None:
+        """Gather what was recorded; after an interruption nothing is retrained."""
         run, self._run = self._open(), None
-        self.result = run.finish(run.gathered(), how)
+        self.result = run.finish(run.gathered(interrupted), how)
 
 
 @contextlib.contextmanager
@@ -127,17 +127,17 @@ def recording(
         raise BudgetError("a recording needs a task with a budget: make_task('digits', budget='macs=0.5') or so")
     request = checked(
         made.objective,
-        made.target.budget,
-        _outside(agent),
-        0,
-        made.space,
-        (),
-        handling,
-        None,
-        seed,
-        1,
-        None,
-        None,
+        budget=made.target.budget,
+        controller=_outside(agent),
+        trials=0,
+        space=made.space,
+        metrics=(),
+        handling=handling,
+        pruner=None,
+        seed=seed,
+        workers=1,
+        timeout_s=None,
+        options=None,
     )
     with opened(made.objective, request, run_dir, storage, study_name, progress) as run:
         run.begin()
@@ -146,7 +146,7 @@ def recording(
         try:
             yield study
         except KeyboardInterrupt:
-            study.close(Finish(spec=spec, confirm=False))
+            study.close(Finish(spec=spec, confirm=False), interrupted=True)
             raise
         study.close(Finish(spec=spec, confirm=confirm, test=test))
 
@@ -160,11 +160,6 @@ class _Outside(Driver):
     def drive(self, judge: Judge) -> None:
         """Nothing to do."""
         del judge
-
-    def notes(self, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
-        """Nothing to say."""
-        del trials
-        return ()
 
 
 def _outside(agent: Any) -> Controller:

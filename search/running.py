@@ -173,12 +173,12 @@ class Run:
             interrupted = True
         finally:
             self.evaluator.close()
-            records = self.ledger.sweep()
-        return self._result(records, interrupted)
+            found = self.gathered(interrupted)
+        return found
 
-    def gathered(self) -> SearchResult:
+    def gathered(self, interrupted: bool) -> SearchResult:
         """What the study holds so far."""
-        return self._result(self.ledger.sweep(), False)
+        return self._result(self.ledger.sweep(), interrupted)
 
     def begin(self) -> None:
         """Take in what earlier runs of the study left, and say what is going to be done."""
@@ -240,8 +240,8 @@ class Run:
         """Keep with the study what features need to know of the network, so that every trial can teach."""
         from autoprune.search.threshold.facts import LAYERS, facts_of
 
-        self.context.known[LAYERS] = facts_of(self.objective, self.request.space)
-        if LAYERS not in self.ledger.notes():
+        if LAYERS not in self.ledger.notes():  # a run that goes on scores nothing for it again
+            self.context.known[LAYERS] = facts_of(self.objective, self.request.space)
             self.context.keep(LAYERS, self.context.known[LAYERS].to_dict())
 
     def _parts(self) -> Parts:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ from typing import Any
 import torch
 
 from autoprune import surgery
-from autoprune.artifacts import MODEL_JSON, MODEL_TENSORS, RUNTIME_FORMAT, NetworkSpec, rebuild
+from autoprune.artifacts import MODEL_JSON, MODEL_TENSORS, RUNTIME_FORMAT, NetworkSpec, rebuild, write_described
 from autoprune.errors import ArtifactError, AutopruneError
-from autoprune.files import write_text
 from autoprune.runtime.chain import Chain
 from autoprune.runtime.controller import Controller
 from autoprune.runtime.network import RuntimePrunedNetwork
 from autoprune.runtime.table import KnobTable
-from autoprune.tensors import named_tensors, put_tensors, read_tensors, tensors_digest, write_tensors
+from autoprune.tensors import named_tensors, put_tensors, read_tensors, tensors_digest
 
 VERSION = 1
 _FIELDS: dict[str, Any] = {
@@ -78,12 +76,7 @@ def save_runtime(
         "metrics": dict(metrics or {}),
         "torch": torch.__version__,
     }
-    try:
-        text = json.dumps(description, indent=2, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"what describes a network must be JSON: {error}") from None
-    write_tensors(Path(folder) / MODEL_TENSORS, tensors)
-    write_text(Path(folder) / MODEL_JSON, text + "\n")
+    write_described(Path(folder), tensors, description)
     return digest
 
 
