@@ -33,6 +33,7 @@ def augment_batch(images: Tensor, kind: str, generator: torch.Generator) -> Tens
     ahead = torch.arange(width)
     columns = _reflected(right + torch.where(flip, width - 1 - ahead, ahead), width)  # [N, W]
     sample = torch.arange(count)[:, None, None]
+    rows, columns, sample = (place.to(images.device) for place in (rows, columns, sample))
     cut = images.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]]  # [N, H, W, C]
     return cut.permute(0, 3, 1, 2)
 

@@ -224,7 +224,7 @@ def _proved(model: nn.Module, pairs: tuple[tuple[str, str], ...], data: DataSpli
     """``pairs`` if the network with all of them folded gives its own outputs on a few samples, else none."""
     if not pairs:
         return ()
-    x = data.calibration.inputs(slice(0, 16))
+    x = data.calibration.inputs(slice(0, 16)).cpu()
     with torch.no_grad():
         plain, folded = model(x), deployed(model, pairs)(x)
     if not isinstance(plain, Tensor) or not isinstance(folded, Tensor):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from autoprune.data import Split
 from autoprune.deploy import deployed
+from autoprune.devices import placed
 from autoprune.errors import AutopruneError, ModelError, SettingsError
 from autoprune.seeding import generator
 
@@ -80,13 +81,14 @@ class EvalSet:
         return len(self.y)
 
     def evaluate(self, module: nn.Module, start: int = 0, stop: int | None = None) -> Evaluation:
-        """Run ``module`` (in eval mode, deployed in this set's type) on samples ``start`` to ``stop``.
+        """Run ``module`` (in eval mode, deployed in this set's type) on samples ``start`` to ``stop``, where they lie.
 
         Raises:
             NotFinite: the loss is NaN or infinite.
             ModelError: the network does not return logits ``[N, classes]``.
         """
         stop = len(self) if stop is None else min(stop, len(self))
+        module = placed(module, self.x.device)
         with torch.inference_mode():
             parts = list(until_not_finite(self.block(module, *ends) for ends in self.blocks(start, stop)))
         return gathered(parts)
@@ -103,14 +105,15 @@ class EvalSet:
         """
         y = self.y[start:stop]
         logits = checked_logits(module(self.x[start:stop]), y)
-        return logits.argmax(1) == y, float(nn.functional.cross_entropy(logits, y, reduction="sum"))
+        return (logits.argmax(1) == y).cpu(), float(nn.functional.cross_entropy(logits, y, reduction="sum"))
 
     def predictions(self, module: nn.Module, stop: int | None = None) -> Tensor:
         """Class of each of the first ``stop`` samples ``[stop]``."""
         stop = len(self) if stop is None else min(stop, len(self))
+        module = placed(module, self.x.device)
         with torch.inference_mode():
             starts = range(0, stop, self.batch)
-            return torch.cat([module(self.x[at : min(at + self.batch, stop)]).argmax(1) for at in starts])
+            return torch.cat([module(self.x[at : min(at + self.batch, stop)]).argmax(1) for at in starts]).cpu()
 
 
 def until_not_finite(parts: Iterable[tuple[Tensor, float]]) -> Iterator[tuple[Tensor, float]]:
@@ -192,7 +195,7 @@ def _prepared(split: Split, order: Tensor, dtype: torch.dtype) -> Tensor:
     first = split.inputs(order[:1])
     kind = dtype if first.is_floating_point() else first.dtype
     layout = torch.channels_last if first.dim() == 4 else torch.contiguous_format
-    x = torch.empty((len(order), *first.shape[1:]), dtype=kind, memory_format=layout)
+    x = torch.empty((len(order), *first.shape[1:]), dtype=kind, device=first.device, memory_format=layout)
     for at in range(0, len(order), _PREPARE):
         x[at : at + _PREPARE] = split.inputs(order[at : at + _PREPARE])
     return x

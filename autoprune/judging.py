@@ -148,8 +148,9 @@ class Judge:
         found: dict[Plan, Outcome] = {}
         cut: list[_Case] = []
         made: list[_Case] = []
+        apart = self.samples.x.device.type != "cpu"  # a whole device works for one network at a time
         for plan, resolved in plans.items():
-            if self._steps(plan) or not self._changes(resolved):
+            if apart or self._steps(plan) or not self._changes(resolved):
                 found[plan] = self.judge(plan, resolved, None, None)
             else:
                 case = _Case(resolved, self._blank(plan, resolved), _Run(stages={"dense": self.dense.stages["dense"]}))
@@ -163,9 +164,11 @@ class Judge:
         return found
 
     def build(self, plan: Plan, resolved: Resolved) -> PrunedModel:
-        """The network that :meth:`judge` judges, in float32."""
+        """The network that :meth:`judge` judges, in float32, on the CPU."""
         pruned = self.candidates.made(plan, resolved)
+        pruned.module.to(self.data.train.device)
         self._finish(pruned, self._steps(plan), _Run(), quiet=True)
+        pruned.module.to("cpu")
         return pruned
 
     def _judge_cut(self, cases: Sequence[_Case]) -> None:
@@ -226,6 +229,7 @@ class Judge:
                 return "pruned", self.candidates.sliced(resolved, self.precision)
         with run.timed("prune"):
             pruned = self.candidates.made(plan, resolved)
+            pruned.module.to(self.data.train.device)
         stage = self._finish(pruned, self._steps(plan), run)
         known = run.stopped or run.last is not None
         return stage, None if known else self._deployed(pruned.module, run, last=True)

@@ -128,7 +128,8 @@ class Objective:
         """What outcomes depend on, as JSON: digests of network, graph and data, and the settings."""
         settings = self.settings.to_dict()
         del settings["tune_allocator"], settings["finetune"]["report_every"]  # these change no outcome
-        return {
+        device = self.data.train.device.type
+        return ({} if device == "cpu" else {"device": device}) | {
             "model": network_digest(self._candidates.model),
             "graph": self.graph.digest,
             "data": self.data.digest,
@@ -194,7 +195,7 @@ class Objective:
         if key not in self._latencies:
             bare = Resolved(resolved.units, resolved.removed, {})
             module = self._candidates.sliced(bare, "float32")
-            self._latencies[key] = measure_latency(module, self.data.validation.inputs(slice(0, 1)), settings)
+            self._latencies[key] = measure_latency(module, self.data.validation.inputs(slice(0, 1)).cpu(), settings)
         return self._latencies[key]
 
     def __call__(self, plan: Plan, *, report: Report | None = None, race: RaceState | None = None) -> Outcome:

@@ -81,7 +81,7 @@ def open_network(settings: NetworkPart) -> Opened:
         "options": settings.data_options,
     }
     name = settings.model or _default_model(asked["data"])
-    data, options = open_data(asked, settings.data_dir)
+    data, options = open_data(asked, settings.data_dir, settings.device)
     return Opened(NetworkSpec(name, {**default_options(name, data), **settings.model_options}), data, options)
 
 
@@ -99,25 +99,27 @@ def open_base(settings: BasePart) -> Opened:
     stored = read_network(settings.base)
     _refuse_other(settings, stored)
     asked = {"data": settings.data, "seed": settings.data_seed, "options": settings.data_options}
-    data, options = open_data(asked if settings.data else trained_on(stored), settings.data_dir)
+    data, options = open_data(asked if settings.data else trained_on(stored), settings.data_dir, settings.device)
     return Opened(stored.spec, data, options, stored)
 
 
-def open_data(asked: dict[str, Any], data_dir: Path | None) -> tuple[DataSplits, dict[str, Any]]:
-    """The data called ``asked["data"]``, and what is stored with networks to load them again.
+def open_data(asked: dict[str, Any], data_dir: Path | None, device: str = "cpu") -> tuple[DataSplits, dict[str, Any]]:
+    """The data called ``asked["data"]``, on ``device``, and what is stored with networks to load them again.
 
     Raises:
-        SettingsError: an option of the data that is a setting of its own.
+        SettingsError: an option of the data that is a setting of its own, or a device that is not there.
         AutopruneError: names, files or contents that cannot be used.
     """
     from autoprune.data import load_data
+    from autoprune.devices import read_device
 
+    place = None if device == "cpu" else read_device(device)
     for name, setting in (("seed", "data_seed"), ("data_dir", "data_dir")):
         if name in asked["options"]:
             raise SettingsError(f"data_options cannot hold {name!r}, which is the setting {setting}; give that instead")
     data = load_data(asked["data"], seed=asked["seed"], data_dir=data_dir, **asked["options"])
     facts = {"input_shape": list(data.input_shape), "input_type": str(data.example(1).dtype)}
-    return data, {**asked, **facts}
+    return data if place is None else data.to(place), {**asked, **facts}
 
 
 def trained_on(stored: StoredNetwork) -> dict[str, Any]:

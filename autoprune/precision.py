@@ -44,6 +44,8 @@ def choose_precision(
         raise unknown_name("precision", asked, PRECISIONS)
     if asked != "auto":
         return Precision(asked, "asked for")
+    if split.device.type != "cpu":
+        return Precision("float32", f"the samples are on {split.device}")
     if graph.macs < MIN_MACS:
         return Precision("float32", f"the network is small ({graph.macs} multiply-accumulates a sample)")
     if not bfloat16_in_hardware():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from autoprune.allocator import keep_memory
 from autoprune.augment import augment_batch
 from autoprune.checks import in_range, whole
+from autoprune.devices import placed
 from autoprune.errors import ModelError, TrainingDiverged, unknown_name
 from autoprune.evaluation import checked_logits
 from autoprune.hardware import bfloat16_in_hardware
@@ -55,7 +56,10 @@ class FinetuneSettings(OptimizerSettings):
 
 
 class TrainLoop:
-    """Steps of training on a module, in order; retraining and the training of base networks drive it."""
+    """Steps of training on a module, in order; retraining and the training of base networks drive it.
+
+    The module is moved to where ``split`` lies, and stays there.
+    """
 
     def __init__(
         self,
@@ -70,7 +74,8 @@ class TrainLoop:
     ) -> None:
         keep_memory()
         self.module, self.split, self.settings, self.seed = module, split, settings, seed
-        self.teacher = teacher if settings.distill_weight > 0 else None
+        module.to(split.device)
+        self.teacher = placed(teacher, split.device) if teacher is not None and settings.distill_weight > 0 else None
         self.augment = (settings.augment or augment) if split.x.ndim == 4 else "none"
         self.step = 0
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -144,7 +149,7 @@ class TrainLoop:
             if place.startswith("optimizer."):
                 _, key, name = place.split(".", 2)
                 parameter = self.parameters[name]
-                like = value.clone()
+                like = value.to(parameter.device, copy=True)
                 if like.shape == parameter.shape:
                     like = torch.empty_like(parameter).copy_(value)  # in the layout of the parameter
                 self.optimizer.state[parameter][key] = like
@@ -225,12 +230,15 @@ def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def autocast_for(precision: str, module: nn.Module, x: Tensor) -> bool:
     """Whether a step runs under bfloat16 autocast.
 
-    ``auto`` takes it for convolutional networks on images of 16x16 or more, without grouped convolutions (those are
-    slower in bfloat16), where the processor multiplies bfloat16 itself. It is a fixed rule and no measurement, so that
+    ``auto`` takes it on the CPU for convolutional networks on images of 16x16 or more, without grouped convolutions
+    (those are slower in bfloat16), where the processor multiplies bfloat16 itself. It is a fixed rule and no
+    measurement, so that
     one machine always gives the same bits.
     """
     if precision != "auto":
         return precision == "bfloat16"
+    if x.device.type != "cpu":
+        return False
     convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     plain = bool(convolutions) and all(m.groups == 1 for m in convolutions)
     return x.ndim == 4 and min(x.shape[2:]) >= 16 and plain and bfloat16_in_hardware()
@@ -259,5 +267,5 @@ def _checked_masks(
             raise ModelError(
                 f"the mask of {name!r} has shape {list(mask.shape)}, but the parameter {list(parameters[name].shape)}"
             )
-        held.append((parameters[name], mask.to(torch.bool)))
+        held.append((parameters[name], mask.to(parameters[name].device, torch.bool)))
     return held

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,10 @@ def write(name: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> No
         "threads": settings.pop("threads", None),
         "python": platform.python_version(),
         "processor": _processor(),
-        **{package: version(package) for package in ("torch", "optuna", "torch-pruning", "numpy", "autoprune")},
+        **{package: _version(package) for package in ("torch", "optuna", "torch-pruning", "numpy", "autoprune")},
     }
+    if str(settings.get("device", "cpu")).startswith("cuda"):
+        facts["accelerator"] = torch.cuda.get_device_name()
     if settings.get("checkpoint"):
         settings["checkpoint"] = Path(settings["checkpoint"]).name
     RESULTS.mkdir(exist_ok=True)
@@ -94,6 +96,13 @@ def write(name: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> No
     (RESULTS / f"{name}.json").write_text(text + "\n")
     for row in rows:
         print(json.dumps(row))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

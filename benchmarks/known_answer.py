@@ -5,18 +5,24 @@ there once one of its own plans (baselines do not count) is within ``--gap`` of 
 group; in ``two`` each group has a right one of two, which the baselines do not know. Samplers are shown the baselines,
 as in every search; learners are not. Each figure is over several problems and seeds; one that was never reached counts
 as more than all episodes.
+
+With ``--out`` each row is kept there once it is there, so that parts may run side by side with ``--only`` and
+``--problems``, and again with all of them to gather the rows in ``results/``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from autoprune import Budget
+from autoprune.files import write_text
 from autoprune.problems import KnownAnswer
 from autoprune.search import SearchResult, search
 from autoprune.search.rl import AGENTS
@@ -44,6 +50,19 @@ def gaps(result: SearchResult, bound: float) -> list[float]:
 def needed(found: Sequence[float], gap: float) -> float:
     """Trials until the distance is ``gap`` at most; infinite where it never is."""
     return next((float(place) for place, value in enumerate(found, start=1) if value <= gap), math.inf)
+
+
+def kept(name: str, kind: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The row, made now or earlier."""
+    path = None if options.out is None else options.out / f"known-answer-{kind}-{name}.json"
+    if path is not None and path.exists():
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    made = row(name, kind, options)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(made))
+    return made
 
 
 def row(name: str, kind: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -84,13 +103,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=list(CONTROLLERS), help="controllers")
     parser.add_argument("--problems", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--out", type=Path, help="folder in which rows are kept")
     options = parser.parse_args()
     rows = []
     for kind in options.problems:
         for name in options.only:
-            rows.append(row(name, kind, options))
+            rows.append(kept(name, kind, options))
             print(rows[-1], flush=True)
-    write("known-answer", rows, {k: v for k, v in vars(options).items() if k not in ("only", "problems")})
+    write("known-answer", rows, {k: v for k, v in vars(options).items() if k not in ("only", "problems", "out")})
 
 
 if __name__ == "__main__":

@@ -145,8 +145,8 @@ class Passage:
         self._seen[:, at : at + pooled.shape[1]] = np.clip(np.nan_to_num(pooled, nan=0.0), -BOUND, BOUND)
 
     def _judge(self, logits: Tensor) -> End:
-        y = self._split.y[torch.from_numpy(self.index)]
-        found = checked_logits(logits, y)
+        y = self._split.y[torch.from_numpy(self.index)].cpu()
+        found = checked_logits(logits.cpu(), y)
         losses = nn.functional.cross_entropy(found.double(), y, reduction="none").numpy()
         if not np.isfinite(losses).all():
             place = int(np.flatnonzero(~np.isfinite(losses))[0])

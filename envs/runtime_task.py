@@ -45,12 +45,13 @@ class RuntimeTask:
     """A network in stages with its data, shared by every environment on it.
 
     Args:
-        chain: the network.
+        chain: the network; it is moved to where the data lie.
         data: images in four splits.
         name: what it is called in pictures and messages.
     """
 
     def __init__(self, chain: Chain, data: DataSplits, name: str = "task") -> None:
+        chain.to(data.train.device)
         self.chain, self.data, self.name = chain, data, name
 
     @classmethod
@@ -72,6 +73,7 @@ class RuntimeTask:
             GraphError: it cannot be traced.
         """
         chain = Chain(model, data.example(2), groups=groups, first=first, include=include, exclude=exclude)
+        chain.to(data.train.device)
         recalibrate(chain, data.calibration)
         return cls(chain, data, name)
 

@@ -68,7 +68,7 @@ def evaluate(settings: RuntimeEvaluateSettings, network: Path) -> None:
     from autoprune.opening import use_threads
 
     use_threads(settings.threads)
-    module, data = open_runtime(network, settings.data, settings.data_dir)
+    module, data = open_runtime(network, settings.data, settings.data_dir, settings.device)
     report(module, data, settings, settings.out or network / "evaluation")
 
 
@@ -102,8 +102,10 @@ def export(settings: RuntimeExportSettings, network: Path) -> None:
     write(module.at(row), data.example(2), settings.format, settings.out or network / "exported")
 
 
-def open_runtime(folder: Path, data: str | None, data_dir: Path | None) -> tuple[RuntimePrunedNetwork, DataSplits]:
-    """The network in ``folder`` and the data that it was trained on, or others.
+def open_runtime(
+    folder: Path, data: str | None, data_dir: Path | None, device: str = "cpu"
+) -> tuple[RuntimePrunedNetwork, DataSplits]:
+    """The network in ``folder`` and the data that it was trained on, or others, both on ``device``.
 
     Raises:
         ArtifactError: another kind of network.
@@ -125,7 +127,8 @@ def open_runtime(folder: Path, data: str | None, data_dir: Path | None) -> tuple
     if data is None and not (isinstance(options, dict) and {"data", "seed", "options"} <= set(options)):
         raise SettingsError(f"the network in {str(folder)!r} does not say what data it was trained on; give --data")
     asked = {n: options[n] for n in ("data", "seed", "options")} if data is None else {"data": data, "seed": 0}
-    return module, open_data({"options": {}, **asked}, data_dir)[0]
+    found = open_data({"options": {}, **asked}, data_dir, device)[0]
+    return module.to(found.train.device), found
 
 
 command(app, RuntimeTrainSettings, train, name="train")

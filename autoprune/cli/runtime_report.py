@@ -155,6 +155,7 @@ def _images(split: Split, judged: Judged, losses: Tensor, count: int, folder: Pa
 
 def _scaled(image: Tensor) -> Tensor:
     """``[C, H, W]`` in [0, 1]."""
+    image = image.cpu()
     low, high = image.min(), image.max()
     scaled: Tensor = (image - low).double() / max(float(high - low), 1e-12)
     return scaled

@@ -88,6 +88,11 @@ class Split:
         return Split(self.x.to(device), self.y.to(device), mean, std)
 
     @property
+    def device(self) -> torch.device:
+        """Where the samples lie, and with them what is trained and evaluated on them."""
+        return self.x.device
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(self.x.shape[1:])
@@ -166,8 +171,8 @@ class DataSplits:
         return self.train.shape
 
     def example(self, batch: int = 2) -> Tensor:
-        """The first ``batch`` inputs of the train split, normalised: something to trace a network with."""
-        return self.train.inputs(slice(0, batch))
+        """The first ``batch`` inputs of the train split, normalised, on the CPU: something to trace a network with."""
+        return self.train.inputs(slice(0, batch)).cpu()
 
     @cached_property
     def digest(self) -> str:
@@ -182,7 +187,7 @@ class DataSplits:
         return state.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> DataSplits:
-        """The same splits with all tensors on ``device``."""
+        """The same splits with all tensors on ``device``; what is trained and evaluated on them runs there."""
         moved = {part: split.to(device) for part, split in self.parts()}
         return DataSplits(
             self.name,

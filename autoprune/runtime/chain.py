@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -153,17 +154,23 @@ class Chain(nn.Module):
             walk = walk.step(table[:, stage])
         return walk.output
 
-    def begin(self, x: Tensor) -> Walk:
-        """A walk of the samples ``x`` ``[N, ...]`` that stands before the first decision."""
-        value = self.network.run(self.prelude, 0, self.enters, x, Sliced(self.norms, ()))
-        nothing = torch.zeros(len(x), 0, dtype=torch.int64)
-        return Walk(self.stages, self.groups, self.run_stage, len(x), 0, nothing, (Part(None, value),))
+    def begin(self, x: Tensor, *, own: bool = False) -> Walk:
+        """A walk of the samples ``x`` ``[N, ...]`` that stands before the first decision.
 
-    def run_stage(self, stage: int, value: Tensor, actions: Sequence[int]) -> Tensor:
-        """What leaves a stage for samples of equal actions (one for each stage up to this one)."""
+        With ``own``, batch norms take the moments of each group of samples that run together, where it has enough of
+        them, in place of stored statistics: for training.
+        """
+        value = self.network.run(self.prelude, 0, self.enters, x, Sliced(self.norms, (), own=own))
+        nothing = torch.zeros(len(x), 0, dtype=torch.int64)
+        run = partial(self.run_stage, own=own)
+        return Walk(self.stages, self.groups, run, len(x), 0, nothing, (Part(None, value),))
+
+    def run_stage(self, stage: int, value: Tensor, actions: Sequence[int], *, own: bool = False) -> Tensor:
+        """What leaves a stage for samples of equal actions (one for each stage up to this one); as :meth:`begin`."""
         part = self.stages[stage]
         value = value.clone() if part.overwrites else value
-        out: Tensor = self.network.run(part.steps, part.enters, part.leaves, value, Sliced(self.norms, actions))
+        layers = Sliced(self.norms, actions, own=own)
+        out: Tensor = self.network.run(part.steps, part.enters, part.leaves, value, layers)
         return out
 
     def macs(self, actions: Tensor | Sequence[int] | int) -> Tensor:

@@ -72,6 +72,7 @@ class Controller(nn.Module):
         """
         encoder = self.encoders[stage]
         assert isinstance(encoder, nn.Linear)
+        pooled = pooled.to(state.device)
         code = nn.functional.linear(pooled, encoder.weight[:, : pooled.shape[1]], encoder.bias)
         state = self.core(code, state)
         return self.decoder(state), state

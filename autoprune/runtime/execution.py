@@ -19,6 +19,8 @@ from autoprune.runtime.gates import Lane
 from autoprune.runtime.stages import Kind, Step
 from autoprune.runtime.symbolic import attribute, filled
 
+ENOUGH = 128  # values of a channel from which their own moments are good enough to train with
+
 
 class Layers(Protocol):
     """How the layers that a decision changes are run."""
@@ -71,10 +73,16 @@ class Network:
 
 
 class Sliced:
-    """Every sample has the actions ``actions`` (1 to k, one a stage): layers are cut to prefixes, nothing is copied."""
+    """Every sample has the actions ``actions`` (1 to k, one a stage): layers are cut to prefixes, nothing is copied.
 
-    def __init__(self, norms: NormRows, actions: Sequence[int]) -> None:
-        self._norms, self._actions = norms, actions
+    Args:
+        norms: statistics of every width.
+        actions: of each stage.
+        own: batch norms take the moments of the samples themselves where these have :data:`ENOUGH` values of a channel.
+    """
+
+    def __init__(self, norms: NormRows, actions: Sequence[int], *, own: bool = False) -> None:
+        self._norms, self._actions, self._own = norms, actions, own
 
     def run(self, step: Step, module: nn.Module, x: Tensor) -> Tensor:
         """One layer, cut."""
@@ -88,6 +96,8 @@ class Sliced:
             return F.conv2d(x, weight, bias, module.stride, module.padding, module.dilation, groups)
         if isinstance(module, nn.Linear):
             return F.linear(x, module.weight[:o, :i], _cut(module.bias, o))
+        if self._own and x.numel() >= ENOUGH * x.shape[1]:
+            return normed(module, x, None, None)
         action = None if step.selector is None else self._actions[step.selector]
         mean, var = self._norms.row(str(step.call.module), action)
         return normed(module, x, mean[:o], var[:o])
@@ -113,7 +123,7 @@ class Masked:
         chosen = self._actions[:, step.selector]
         if len(chosen) and bool((chosen == chosen[0]).all()):
             return normed(module, x, *self._norms.row(layer, int(chosen[0])))
-        mean, var = (rows[chosen - 1] for rows in self._norms.rows(layer))  # [N, C]
+        mean, var = (rows[(chosen - 1).to(rows.device)] for rows in self._norms.rows(layer))  # [N, C]
         return _normed_apart(module, x, mean, var)
 
     def kept(self, x: Tensor, lane: Lane | None) -> Tensor:
@@ -123,17 +133,17 @@ class Masked:
         chosen = self._actions[:, lane.stage]
         if bool((chosen == len(lane.sizes)).all()):
             return x
-        sizes = torch.tensor(lane.sizes, device=x.device)[chosen - 1]  # [N]
+        sizes = torch.tensor(lane.sizes)[chosen - 1].to(x.device)  # [N]
         gone = torch.arange(x.shape[1], device=x.device) >= sizes[:, None]  # [N, C]
         return x.masked_fill(gone.view(*gone.shape, *[1] * (x.dim() - 2)), 0.0)
 
 
-def normed(module: nn.Module, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """A batch norm with given statistics, of as many channels as these have."""
+def normed(module: nn.Module, x: Tensor, mean: Tensor | None, var: Tensor | None) -> Tensor:
+    """A batch norm of as many channels as ``x`` has with given statistics, or with the moments of ``x`` itself."""
     if not isinstance(module, nn.modules.batchnorm._BatchNorm):
         raise ChainError(f"a batch norm was expected, but got {type(module).__name__}")
-    size = len(mean)
-    return F.batch_norm(x, mean, var, _cut(module.weight, size), _cut(module.bias, size), False, 0.0, module.eps)
+    size, own = x.shape[1], mean is None
+    return F.batch_norm(x, mean, var, _cut(module.weight, size), _cut(module.bias, size), own, 0.0, module.eps)
 
 
 def _normed_apart(module: Any, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:

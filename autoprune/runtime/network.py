@@ -193,7 +193,7 @@ class RuntimePrunedNetwork(nn.Module):
         bias = self._bias.to(state.device)
         while not walk.done:
             scores, state = self.controller.step(walk.stage, walk.pooled, state)
-            walk = walk.step((scores + bias).argmax(1) + 1)
+            walk = walk.step(((scores + bias).argmax(1) + 1).cpu())
         return walk.output, walk.actions
 
     def _check(self, x: Tensor) -> None:

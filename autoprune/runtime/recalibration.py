@@ -113,7 +113,7 @@ def _by_row(
         return
     chosen = [actions[:, step.selector] for _, _, actions in runs]
     for action in sorted(set(torch.cat(chosen).tolist()) - {stays}):
-        yield action, [x[own == action] for x, own in zip(inputs, chosen, strict=True)]
+        yield action, [x[(own == action).to(x.device)] for x, own in zip(inputs, chosen, strict=True)]
 
 
 def _moments(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ class Walk:
         run: runs a stage for samples of equal actions.
         size: samples.
         stage: the next stage to decide; ``len(stages)`` at the end.
-        actions: ``[N, stage]`` int64, what was decided (1 to k).
+        actions: ``[N, stage]`` int64, what was decided (1 to k); on the CPU wherever the network is.
         parts: the value that enters the next stage, by samples.
     """
 
@@ -68,12 +68,14 @@ class Walk:
     def pooled(self) -> Tensor:
         """Mean over positions of what enters the next stage, ``[N, channels]``; zeros for channels that were skipped.
 
+        On the CPU wherever the network is, as whatever decides on it.
+
         Raises:
             ChainError: every stage has run.
         """
         if self.done:
             raise ChainError("every stage has run; there is nothing left to look at")
-        means = [(part.index, pool(part.value)) for part in self.parts]
+        means = [(part.index, pool(part.value).to(self.actions.device)) for part in self.parts]
         return _gathered(means, self.size, self.stages[self.stage].channels)
 
     @property
@@ -159,7 +161,8 @@ def _sorted(values: Sequence[Tensor], order: Tensor) -> Tensor:
     last = all(_is_channels_last(value) for value in values)  # parts of other widths may come in another layout
     rows = [_rows(value, last) for value in values]
     places = torch.empty_like(order)
-    places[order] = torch.arange(len(order), device=order.device)  # where each row goes
+    places[order] = torch.arange(len(order))  # where each row goes
+    places = places.to(values[0].device)
     out, at = rows[0].new_empty(len(order), rows[0].shape[1]), 0
     for part in rows:
         out = out.index_copy_(0, places[at : at + len(part)], part)
@@ -186,5 +189,5 @@ def _gathered(parts: Sequence[tuple[Tensor | None, Tensor]], size: int, channels
         return value
     out = value.new_zeros(size, channels)
     for places, rows in parts:
-        out[slice(None) if places is None else places, : rows.shape[1]] = rows
+        out[slice(None) if places is None else places.to(out.device), : rows.shape[1]] = rows
     return out

@@ -36,7 +36,15 @@ def _value(text: str) -> Any:
 Pairs = Annotated[dict[str, Any], pydantic.BeforeValidator(read_pairs)]
 
 
-class NetworkPart(Settings):
+class DevicePart(Settings):
+    """Where networks run."""
+
+    device: Text = option(
+        "cpu", "Where networks are trained and evaluated: cpu, cuda, cuda:1. Latency is the CPU's.", panel="Run"
+    )
+
+
+class NetworkPart(DevicePart):
     """Which network, on which data."""
 
     model: Text | None = option(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from autoprune.settings.base import Number, Settings, Switch, Text, Texts, Whole, option
-from autoprune.settings.parts import BasePart, RunPart
+from autoprune.settings.parts import BasePart, DevicePart, RunPart
 
 
 class ChainPart(Settings):
@@ -60,6 +60,7 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
     finetune_precision: Literal["auto", "float32", "bfloat16"] = option(
         "float32", "Numbers of the forward pass.", panel="Backbone"
     )
+    finetune_clip_norm: Number | None = option(None, "Longest gradient.", panel="Backbone", gt=0)
     spread: Number = option(
         0.0,
         "Train the backbone under knobs up to this many penalties around 0, so that it serves all of them.",
@@ -74,7 +75,7 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
     )
 
 
-class RuntimeEvaluateSettings(Settings):
+class RuntimeEvaluateSettings(DevicePart):
     """``autoprune runtime evaluate``."""
 
     command: ClassVar[str] = "runtime evaluate"

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import pydantic
 
 from autoprune.settings.base import Number, Settings, Text, Texts, Whole, option
-from autoprune.settings.parts import EvaluationPart, Pairs, RetrainPart, RunPart
+from autoprune.settings.parts import DevicePart, EvaluationPart, Pairs, RetrainPart, RunPart
 
 
 class PredictorTrainSettings(Settings):
@@ -31,7 +31,7 @@ class PredictorReportSettings(Settings):
     out: Path | None = option(None, "Folder for the numbers and the picture. Default: beside the predictor.")
 
 
-class ReproducePredictorSettings(EvaluationPart, RetrainPart, RunPart):
+class ReproducePredictorSettings(DevicePart, EvaluationPart, RetrainPart, RunPart):
     """``autoprune reproduce predictor``."""
 
     command: ClassVar[str] = "reproduce predictor"

@@ -29,13 +29,13 @@ class GreedyForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, classes]``."""
-        (controller,), walk = self._decides, self.chain.begin(x)
+        (controller,), walk = self._decides, self.chain.begin(x, own=self.training)
         knob = self._spread * float(2 * torch.rand(()) - 1) if self._spread else 0.0
         bias, state = knob * torch.arange(self.chain.groups), controller.start(len(x))
         while not walk.done:
             with torch.no_grad():
                 scores, state = controller.step(walk.stage, walk.pooled.float(), state)
-                actions = (scores + bias).argmax(1) + 1
+                actions = (scores.cpu() + bias).argmax(1) + 1
             walk = walk.step(actions)
         return walk.output
 

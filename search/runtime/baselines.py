@@ -93,7 +93,7 @@ class Confidence:
         noise = generator(seed, "probes")
         rows = torch.randint(1, chain.groups + 1, (size, len(chain.stages)), generator=noise)
         seen = _pooled(chain, split, rows)
-        target = torch.nn.functional.one_hot(split.y[:size], classes).double()
+        target = torch.nn.functional.one_hot(split.y[:size].cpu(), classes).double()
         probes = [_ridge(torch.cat(seen[: stage + 1], 1), target) for stage in range(len(seen))]
         return cls(chain, probes)
 

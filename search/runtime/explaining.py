@@ -84,7 +84,7 @@ def dense(network: RuntimePrunedNetwork, split: Split) -> Judged:
 
 def groups_by_class(judged: Judged, y: Tensor, classes: int) -> list[list[float]]:
     """Mean groups of every stage ``[classes, m]``; NaN-free: classes without images are left out by the caller."""
-    table = judged.actions.double()
+    table, y = judged.actions.double(), y.cpu()
     return [[round(v, 4) for v in table[y == c].mean(0).tolist()] for c in range(classes) if bool((y == c).any())]
 
 

@@ -66,8 +66,8 @@ def judge(chain: Chain, split: Split, policy: Policy, *, batch: int = BATCH) -> 
         walk, decide = chain.begin(split.inputs(index)), policy.start(index)
         while not walk.done:
             walk = walk.step(decide(walk))
-        y = split.y[index]
-        logits = checked_logits(walk.output, y)
+        y = split.y[index].cpu()
+        logits = checked_logits(walk.output.cpu(), y)
         actions.append(walk.actions)
         correct.append(logits.argmax(1) == y)
         losses.append(nn.functional.cross_entropy(logits.double(), y, reduction="none"))
@@ -101,7 +101,7 @@ class Greedy:
 
         def decide(walk: Walk) -> Tensor:
             scores, state[0] = self.controller.step(walk.stage, walk.pooled, state[0])
-            return (scores + self._bias).argmax(1) + 1
+            return (scores.cpu() + self._bias).argmax(1) + 1
 
         return decide
 

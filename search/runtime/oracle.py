@@ -100,7 +100,7 @@ def oracle(
     found = []
     for at in range(0, len(split), batch):
         index = torch.arange(at, min(at + batch, len(split)))
-        x, y = split.inputs(index), split.y[index]
+        x, y = split.inputs(index), split.y[index].cpu()
         found.append(_exhaustive(chain, x, y) if exact else _beam(chain, x, y, width))
         if progress is not None:
             progress(at + len(index), len(split))
@@ -123,7 +123,7 @@ def _exhaustive(chain: Chain, x: Tensor, y: Tensor) -> Found:
             for action in range(1, chain.groups + 1):
                 visit(walk.step(torch.full((size,), action)))
             return
-        right = checked_logits(walk.output, y).argmax(1) == y
+        right = checked_logits(walk.output.cpu(), y).argmax(1) == y
         row = walk.actions[0]
         macs = int(chain.macs(row))
         if macs == int(chain.macs(1)):
@@ -166,7 +166,7 @@ def _first(chain: Chain, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _right(chain: Chain, x: Tensor, y: Tensor, actions: Tensor) -> Tensor:
-    return checked_logits(chain(x, actions), y).argmax(1) == y
+    return checked_logits(chain(x, actions).cpu(), y).argmax(1) == y
 
 
 def _cost(chain: Chain, beam: Tensor, right: Tensor) -> Tensor:

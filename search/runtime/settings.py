@@ -43,6 +43,7 @@ class RuntimeSettings:
         finetune_steps: steps of the backbone in a round; 0 leaves it as it is.
         finetune_lr, finetune_batch_size, finetune_weight_decay, finetune_optimizer, finetune_precision: as of
             :class:`autoprune.train_loop.FinetuneSettings`; the rate falls over all rounds.
+        finetune_clip_norm: longest gradient; ``None`` for any.
         spread: the backbone is trained with knobs drawn from -spread to spread times the penalty, a new one for each
             batch, so that it serves the whole table; 0 for the knob 0 alone.
         recalibrate_every: steps of the backbone after which the statistics of its norms are estimated anew.
@@ -77,6 +78,7 @@ class RuntimeSettings:
     finetune_weight_decay: float = 5e-4
     finetune_optimizer: str = "sgd"
     finetune_precision: str = "float32"
+    finetune_clip_norm: float | None = None
     spread: float = 0.0
     recalibrate_every: int = 100
     seed: int = 0
@@ -113,6 +115,7 @@ class RuntimeSettings:
             weight_decay=self.finetune_weight_decay,
             optimizer=self.finetune_optimizer,
             precision=self.finetune_precision,
+            clip_norm=self.finetune_clip_norm,
         )
 
     @property

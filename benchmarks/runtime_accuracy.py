@@ -1,0 +1,195 @@
+"""Accuracy against mean multiply-accumulates: networks that decide at run time beside static ones, on real data.
+
+Every part starts from the same trained network and is given the same number of retraining steps with the same settings.
+
+- ``dqn``, ``recurrent_ppo``: one network with its knob set to each of ``--shares``. Beside it, at the mean
+  multiply-accumulates that it really takes: random actions, a confidence threshold and constant actions on the same
+  weights, and for the first seed the oracle on ``--oracle`` images.
+- ``static``: for each share a search of its own (TPE, ``--trials`` plans without retraining, statistics of norms
+  estimated anew); its best plan and the uniform one are then retrained alike.
+
+One part is one kind with one seed and leaves a row in its folder; run parts side by side with ``--only`` and
+``--seeds``, and again with all of them to gather the rows in ``results/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoprune import Objective, ObjectiveSettings, Plan
+from autoprune.artifacts import NetworkSpec
+from autoprune.envs.runtime_task import RuntimeTask, open_runtime_task
+from autoprune.files import write_text
+from autoprune.finetune import FinetuneSettings
+from autoprune.opening import open_base
+from autoprune.search import search
+from autoprune.search.runtime import (
+    Confidence,
+    RuntimeSettings,
+    Store,
+    judge,
+    oracle,
+    random_actions,
+    train_runtime,
+    uniform,
+)
+from autoprune.search.runtime.explaining import correlation_of, dense, sweep
+from autoprune.search.runtime.judging import Policy
+from autoprune.settings import RuntimeTrainSettings, SearchSettings
+from autoprune.space import SearchSpace
+from benchmarks.common import write
+
+KINDS = ("dqn", "recurrent_ppo", "static")
+MATCHED = 1000  # validation images on which the confidence threshold is set
+
+
+class Bench:
+    """One network and everything that is done with it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.steps = options.rounds * options.finetune_steps
+
+    def row(self, kind: str, seed: int) -> dict[str, Any]:
+        """The row of one part, made now or earlier."""
+        folder = self.options.out / f"{self.options.name}-{kind}-{seed}"
+        kept = folder / "row.json"
+        if not kept.exists():
+            start = time.perf_counter()
+            made = self._static(seed) if kind == "static" else self._runtime(kind, seed, folder)
+            spent = round(time.perf_counter() - start, 1)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(kept, json.dumps({"kind": kind, "seed": seed, **made, "seconds": spent}))
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+
+    def _runtime(self, agent: str, seed: int, folder: Path) -> dict[str, Any]:
+        o = self.options
+        settings = RuntimeTrainSettings.make(
+            {
+                "base": o.base,
+                "device": o.device,
+                "agent": agent,
+                "penalty": o.penalty,
+                "rounds": o.rounds,
+                "episodes": o.episodes,
+                "finetune_steps": o.finetune_steps,
+                "finetune_lr": o.lr,
+                "spread": o.spread,
+                "seed": seed,
+            }
+        )
+        task, opened = open_runtime_task(settings)
+        engine = RuntimeSettings(**{name: getattr(settings, name) for name in RuntimeSettings.__dataclass_fields__})
+        store = Store(NetworkSpec(opened.spec.factory, opened.spec.options), opened.described())
+
+        def show(line: dict[str, Any], total: int) -> None:
+            print(json.dumps(line), total, flush=True)
+
+        network = train_runtime(task, engine, folder=folder, store=store, progress=show)
+        data = task.data
+        whole, found = dense(network, data.test), sweep(network, data.test, o.shares)
+        points: dict[str, list[list[float]]] = {"runtime": []}
+        probes = Confidence.fit(task.chain, data.calibration, data.num_classes, seed=seed)
+        for _, _, judged in found:
+            points["runtime"].append([judged.share, judged.accuracy])
+            for name, policy in self._others(task, probes, judged.share, seed).items():
+                other = judge(task.chain, data.test, policy)
+                points.setdefault(f"{name}, same weights", []).append([other.share, other.accuracy])
+        made: dict[str, Any] = {"dense": whole.accuracy, "shares": [s for s, _, _ in found], "points": points}
+        made["controller_share"] = [float(j.controller_macs.double().mean()) / j.dense_macs for _, _, j in found]
+        made["correlation"] = [correlation_of(j, whole.losses, seed) for _, _, j in found]
+        if o.oracle and seed == o.seeds[0]:
+            best = oracle(task.chain, data.test.subset(slice(0, o.oracle)))
+            points["oracle"] = [[share, best.at(min(share, 1.0))] for share, _ in points["runtime"]]
+            made["oracle"] = {"share": best.share, "accuracy": best.accuracy, "images": o.oracle, "exact": best.exact}
+        return made
+
+    def _others(self, task: RuntimeTask, probes: Confidence, share: float, seed: int) -> dict[str, Policy]:
+        """What else can be done with the same weights at a mean of ``share``."""
+        few = task.data.validation.subset(slice(0, MATCHED))
+        return {
+            "random": random_actions(task.chain, share, len(task.data.test), seed=seed),
+            "confidence": probes.matched(few, share),
+            "uniform": uniform(task.chain, share),
+        }
+
+    def _static(self, seed: int) -> dict[str, Any]:
+        o = self.options
+        opened = open_base(SearchSettings.make({"base": o.base, "budget": ("macs=0.5",), "device": o.device}))
+        retraining = FinetuneSettings(batch_size=128, lr=o.lr, weight_decay=5e-4)
+        objective = Objective(opened.module(), opened.data, settings=ObjectiveSettings(finetune=retraining, seed=seed))
+        space = SearchSpace.from_graph(objective.graph, max_sparsity=0.9)
+        made: dict[str, Any] = {"dense": objective.confirm(Plan(steps=0), "test").accuracy, "shares": list(o.shares)}
+        points: dict[str, list[list[float]]] = {"static uniform": [], "static, best of TPE": []}
+        for share in o.shares:
+            budget = f"macs={share}"
+            common: dict[str, Any] = {"budget": budget, "space": space, "seed": seed, "confirm": False}
+            result = search(objective, controller="tpe", trials=o.trials, **common)
+            best = max((t for t in result.trials if t.usable), key=lambda t: t.accuracy or 0.0)
+            for name, trial in (("static uniform", result.baselines["uniform"]), ("static, best of TPE", best)):
+                assert trial.plan is not None
+                built = objective.build(replace(trial.plan, steps=self.steps))
+                macs = objective.cost(trial.plan).macs / objective.dense_cost.macs
+                points[name].append([macs, objective.confirm(built, "test").accuracy])
+                print(share, name, points[name][-1], flush=True)
+        return made | {"points": points}
+
+
+def gathered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each line of the table: mean and spread over seeds at each share."""
+    lines: dict[tuple[str, str], list[dict[float, list[float]]]] = {}
+    for row in rows:
+        for name, points in row["points"].items():
+            lines.setdefault((row["kind"], name), []).append(dict(zip(row["shares"], points, strict=True)))
+    found = []
+    for (kind, name), runs in lines.items():
+        shares = [share for share in runs[0] if all(share in run for run in runs)]
+        at = {share: list(zip(*(run[share] for run in runs), strict=True)) for share in shares}
+        line = {"kind": kind, "line": name, "seeds": len(runs), "shares": shares}
+        line |= {"macs": [_summary(at[s][0]) for s in shares], "accuracy": [_summary(at[s][1]) for s in shares]}
+        found.append(line)
+    return found
+
+
+def _summary(values: tuple[float, ...]) -> dict[str, Any]:
+    std = round(statistics.stdev(values), 4) if len(values) > 1 else None
+    return {"mean": round(statistics.fmean(values), 4), "std": std, "runs": [round(v, 4) for v in values]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True, help="folder of a trained network")
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.8])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=7680, help="in a round")
+    parser.add_argument("--finetune-steps", type=int, default=420, help="a round; static plans get all at once")
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--penalty", type=float, default=-0.05)
+    parser.add_argument("--spread", type=float, default=2.0)
+    parser.add_argument("--trials", type=int, default=40, help="plans of each static search")
+    parser.add_argument("--oracle", type=int, default=1000, help="images that the oracle is sought for; 0 for none")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    bench = Bench(options)
+    rows = [bench.row(kind, seed) for kind in options.only for seed in options.seeds]
+    settings = {k: v for k, v in vars(options).items() if k not in ("out", "base", "only")}
+    write(f"runtime-accuracy-{options.name}", [*gathered(rows), *rows], settings)
+
+
+if __name__ == "__main__":
+    main()
