@@ -17,10 +17,11 @@ from autoprune.data import DataSplits, Split
 from autoprune.envs.tasks import ASSETS, _spare_threads
 from autoprune.errors import EnvError, SettingsError, unknown_name
 from autoprune.evaluation import checked_logits
-from autoprune.runtime import Chain, recalibrate
+from autoprune.runtime import Chain, by_importance, recalibrate
 from autoprune.seeding import generator
 from autoprune.settings.parts import BasePart
 from autoprune.settings.runtime import ChainPart
+from autoprune.tracing import trace
 
 if TYPE_CHECKING:
     from autoprune.opening import Opened
@@ -62,17 +63,30 @@ class RuntimeTask:
         *,
         groups: int = 4,
         first: bool = False,
+        order: str = "l1_norm",
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         name: str = "network",
     ) -> RuntimeTask:
         """A task about a trained network of your own; it is copied, and norms get their statistics of every width.
 
+        Args:
+            model: the network.
+            data: images in four splits.
+            groups, first, include, exclude: as of :class:`autoprune.runtime.Chain`.
+            order: method by which the most important channels of each layer come first; ``"none"`` for as they are.
+            name: what it is called in pictures and messages.
+
         Raises:
             ChainError: nothing in it can be computed in part, or a layer has fewer channels than groups.
             GraphError: it cannot be traced.
+            UnknownNameError: another method.
         """
-        chain = Chain(model, data.example(2), groups=groups, first=first, include=include, exclude=exclude)
+        example = data.example(2)
+        graph = trace(model, example)
+        orders = None if order == "none" else by_importance(model, graph, order, data.calibration)
+        named: dict[str, Any] = {"groups": groups, "first": first, "include": include, "exclude": exclude}
+        chain = Chain(model, example, graph=graph, orders=orders, **named)
         chain.to(data.train.device)
         recalibrate(chain, data.calibration)
         return cls(chain, data, name)
@@ -147,7 +161,7 @@ def make_runtime_task(task: str | RuntimeTask = "digits", *, objective: Any = No
         objective: an :class:`autoprune.Objective`, whose network and data are taken (Python only).
         options: ``base`` (a folder that ``autoprune train`` stored) or ``model="package.module:factory"`` that returns
             a trained network; ``data``, ``data_options``, ``data_seed``, ``data_dir``; ``groups``, ``first``,
-            ``include``, ``exclude`` as of :class:`autoprune.runtime.Chain`.
+            ``order``, ``include``, ``exclude`` as of :meth:`RuntimeTask.of`.
 
     A task of equal options is made once in a process and shared: environments only read it.
 
@@ -210,7 +224,7 @@ def with_network(settings: Any, task: str) -> Any:
 
 
 def _cut(model: nn.Module, data: DataSplits, settings: ChainPart, name: str) -> RuntimeTask:
-    how = {key: getattr(settings, key) for key in ("groups", "first", "include", "exclude")}
+    how = {key: getattr(settings, key) for key in ("groups", "first", "order", "include", "exclude")}
     return RuntimeTask.of(model, data, name=name, **how)
 
 

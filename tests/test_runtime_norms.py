@@ -102,3 +102,31 @@ def test_samples_are_needed() -> None:
         recalibrate(chain, images(1).double())
     with pytest.raises(ChainError, match=r"actions must have shape \[5, 2\]"):
         recalibrate(chain, images(5).double(), torch.ones(4, 2, dtype=torch.int64))
+
+
+def test_training_takes_the_moments_of_samples_that_run_together_where_they_are_enough() -> None:
+    model, chain = _three()
+    x = images(40, seed=4).double()
+    reference = model.train()(x)
+    with torch.no_grad():
+        assert close(_walked(chain, x, torch.full((40, 2), 4)), reference, 1e-10)
+        few, rows = x[:2], torch.full((2, 2), 3)  # 72 values of a channel, and 8 after pooling
+        assert torch.equal(_walked(chain, few, rows), chain(few, rows))
+
+
+def _walked(chain: Chain, x: Tensor, actions: Tensor) -> Tensor:
+    walk = chain.begin(x, own=True)
+    while not walk.done:
+        walk = walk.step(actions[:, walk.stage])
+    return walk.output
+
+
+def test_fine_tuning_with_own_moments_does_not_depend_on_the_scale_of_weights() -> None:
+    (_, chain), (_, big) = _three(), _three()
+    with torch.no_grad():
+        for module in big.backbone.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.mul_(3.0)
+        x, actions = images(40, seed=5).double(), torch.full((40, 2), 4)
+        assert close(_walked(big, x, actions), _walked(chain, x, actions), 1e-3)
+        assert not close(big(x, 4), chain(x, 4), 1e-1)

@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from autoprune.calibration.gradients import Gate, add_batch, gates
 from autoprune.calibration.moments import Moments, has_inputs, patches
 from autoprune.calibration.stats import LayerStats, Need
+from autoprune.deploy import deployed, foldable
 from autoprune.errors import DataError, ModelError, SettingsError
 from autoprune.graph import LayerGraph
 from autoprune.seeding import generator
 
 if TYPE_CHECKING:
     from autoprune.data.splits import Split
+
+_TRIED = 4  # samples on which the deployed form must give the network's own outputs
+_FOLDED = 1e-4  # of the largest output, how far they may be away
 
 
 def collect(
@@ -69,10 +73,11 @@ def collect(
     moments: dict[str, Moments] = {}
     with ExitStack() as stack:
         stack.enter_context(_undisturbed(model))
+        run = model if Need.GRADIENT in needs else _quick(model, graph, split.inputs(index[:_TRIED]))
         if Need.MOMENTS in needs:
-            stack.enter_context(_watched(model, chosen, moments, positions_per_sample, seed))
+            stack.enter_context(_watched(run, chosen, moments, positions_per_sample, seed))
         found = gates(model, graph, chosen) if Need.GRADIENT in needs else []
-        _run(model, split, index, batch_size, found)
+        _run(run, split, index, batch_size, found)
     return _gathered(graph, moments, found)
 
 
@@ -89,6 +94,24 @@ def _sample(available: int, samples: int | None, seed: int) -> Tensor:
     return torch.randperm(available, generator=generator(seed, "calibration", "samples"))[:samples].sort().values
 
 
+@torch.no_grad()
+def _quick(model: nn.Module, graph: LayerGraph, x: Tensor) -> nn.Module:
+    """``model``, or its deployed form where that gives the same outputs for ``x``: layers see the same, sooner."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is None or not x.is_floating_point():
+        return model
+    x = x.to(like.device, like.dtype)
+    try:
+        made = deployed(model, foldable(model, graph.norms), dtype=like.dtype)
+        plain, quick = model(x), made(x)
+    except Exception:  # noqa: BLE001 - whatever a network of the user's does not stand, it runs as it is
+        return model
+    if not isinstance(plain, Tensor) or not isinstance(quick, Tensor) or plain.shape != quick.shape:
+        return model
+    far = _FOLDED * (1 + float(plain.abs().max())) if len(x) else 0.0
+    return made if torch.allclose(plain, quick, rtol=0, atol=far) else model
+
+
 def _run(model: nn.Module, split: Split, index: Tensor, batch_size: int, found: list[Gate]) -> None:
     """The pass itself: forward for the moments, backward too where there are gates."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -97,6 +120,8 @@ def _run(model: nn.Module, split: Split, index: Tensor, batch_size: int, found: 
         for part in torch.split(index, batch_size):
             x = split.inputs(part)
             x = x.to(like.device, like.dtype) if x.is_floating_point() else x.to(like.device)
+            if not found and x.dim() == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
             output = model(x)
             if found and (len(part) == batch_size or len(index) < batch_size):
                 add_batch(found, parameters, _loss(output, split.y[part].to(like.device)))

@@ -60,14 +60,15 @@ def _conv_patches(
     base = _offsets(out, [module.stride[d] * pitch[d] for d in range(nd)])  # [P]
     taps = _offsets(module.kernel_size, [module.dilation[d] * pitch[d] for d in range(nd)])  # [K]
     chosen = base[_choose(x.shape[0], len(base), positions, generator)]  # [N, p]
-    flat = x.flatten(2)  # [N, C, plane]
-    step = max(1, CHUNK_ELEMENTS // (chosen.shape[1] * flat.shape[1] * len(taps)))
+    last = nd == 2 and x.is_contiguous(memory_format=torch.channels_last)
+    flat = x.permute(0, 2, 3, 1).flatten(1, 2) if last else x.flatten(2).transpose(1, 2)  # [N, plane, C]
+    step = max(1, CHUNK_ELEMENTS // (chosen.shape[1] * flat.shape[2] * len(taps)))
     for start in range(0, x.shape[0], step):
         part, place = flat[start : start + step], chosen[start : start + step]
         index = (place[:, :, None] + taps).flatten(1).to(x.device)  # [n, p * K]
-        picked = part.gather(2, index[:, None].expand(-1, part.shape[1], -1))  # [n, C, p * K]
-        picked = picked.view(*picked.shape[:2], -1, len(taps))  # [n, C, p, K]
-        yield picked.transpose(1, 2).flatten(2).flatten(0, 1)  # [n * p, C * K]
+        picked = part.gather(1, index[:, :, None].expand(-1, -1, part.shape[2]))  # [n, p * K, C]
+        picked = picked.view(len(part), -1, len(taps), part.shape[2])  # [n, p, K, C]
+        yield picked.transpose(2, 3).flatten(2).flatten(0, 1)  # [n * p, C * K]
 
 
 def _offsets(sizes: Sequence[int], steps: Sequence[int]) -> Tensor:

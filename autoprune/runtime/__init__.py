@@ -10,6 +10,7 @@ from autoprune.runtime.chain import EXECUTIONS, Chain
 from autoprune.runtime.compiled import Compiled
 from autoprune.runtime.controller import Controller
 from autoprune.runtime.network import Run, RuntimePrunedNetwork
+from autoprune.runtime.ordering import by_importance
 from autoprune.runtime.recalibration import recalibrate
 from autoprune.runtime.stages import Stage
 from autoprune.runtime.storing import save_runtime
@@ -27,6 +28,7 @@ __all__ = [
     "RuntimePrunedNetwork",
     "Stage",
     "Walk",
+    "by_importance",
     "calibrate",
     "recalibrate",
     "save_runtime",

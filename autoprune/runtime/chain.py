@@ -21,6 +21,7 @@ from autoprune.runtime.counting import MacTable
 from autoprune.runtime.execution import Masked, Network, Sliced
 from autoprune.runtime.gates import Lane, gated_groups, maker, prefix_sizes
 from autoprune.runtime.norms import WidthNorms
+from autoprune.runtime.ordering import Orders, reorder
 from autoprune.runtime.stages import Kind, Step, staged
 from autoprune.runtime.symbolic import forward_of
 from autoprune.runtime.walk import Part, Walk
@@ -58,6 +59,7 @@ class Chain(nn.Module):
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         graph: LayerGraph | None = None,
+        orders: Orders | None = None,
     ) -> None:
         """Cut ``model`` into stages.
 
@@ -68,6 +70,8 @@ class Chain(nn.Module):
             first: gate the first convolution of the network too.
             include, exclude: globs of convolutions that may be gated, and that may not.
             graph: of ``model``, if it was traced already.
+            orders: of channels (:func:`autoprune.runtime.by_importance`); those of gated groups are put in this order,
+                after which outputs are those of ``model`` up to rounding.
 
         Raises:
             ChainError: fx cannot follow the network, nothing in it can be computed in part, a layer has fewer channels
@@ -81,6 +85,7 @@ class Chain(nn.Module):
         self.backbone = copy.deepcopy(model).eval()
         forward = forward_of(self.backbone)
         gated = gated_groups(self.backbone, self.graph, forward, first=first, include=include, exclude=exclude)
+        reorder(self.backbone, gated, orders or {})
         parts = staged(self.backbone, self.graph, forward, gated, groups, example)
         self.prelude, self.stages, self.enters = parts.prelude, parts.stages, parts.enters
         self.norms = WidthNorms(self.backbone, self.steps, groups)

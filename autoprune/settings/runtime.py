@@ -16,6 +16,11 @@ class ChainPart(Settings):
 
     groups: Whole = option(4, "Groups of channels of each gated convolution.", panel="Stages", ge=1)
     first: Switch = option(False, "Decide about the first convolution too.", panel="Stages")
+    order: Text = option(
+        "l1_norm",
+        "Method whose most important channels come first; none leaves them as they are.",
+        panel="Stages",
+    )
     include: Texts = option((), "Only convolutions that match.", panel="Stages", metavar="GLOB")
     exclude: Texts = option((), "No convolution that matches.", panel="Stages", metavar="GLOB")
 
@@ -61,6 +66,10 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
         "float32", "Numbers of the forward pass.", panel="Backbone"
     )
     finetune_clip_norm: Number | None = option(None, "Longest gradient.", panel="Backbone", gt=0)
+    distill_weight: Number = option(
+        0.5, "Share of the backbone's loss that follows the dense network's outputs.", panel="Backbone", ge=0, le=1
+    )
+    distill_temperature: Number = option(4.0, "Temperature of those outputs.", panel="Backbone", gt=0)
     spread: Number = option(
         0.0,
         "Train the backbone under knobs up to this many penalties around 0, so that it serves all of them.",

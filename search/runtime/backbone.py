@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -49,6 +51,7 @@ class Backbone:
 
     def __init__(self, chain: Chain, data: DataSplits, settings: RuntimeSettings) -> None:
         self.chain, self.data, self.settings = chain, data, settings
+        self.teacher = copy.deepcopy(chain.backbone).requires_grad_(False)  # as it was given
         self.state: dict[str, Tensor] = {}
 
     def turn(self, controller: Controller, number: int) -> float:
@@ -60,8 +63,9 @@ class Backbone:
         s = self.settings
         module = GreedyForward(self.chain, controller, s.spread * abs(s.penalty))
         self.chain.backbone.requires_grad_(True)
+        seed = derive(s.seed, "backbone")
         loop = TrainLoop(
-            module, self.data.train, s.finetune, seed=derive(s.seed, "backbone"), augment=self.data.augment
+            module, self.data.train, s.finetune, seed=seed, augment=self.data.augment, teacher=self.teacher
         )
         if self.state:
             loop.load_state(self.state)

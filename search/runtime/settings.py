@@ -44,6 +44,8 @@ class RuntimeSettings:
         finetune_lr, finetune_batch_size, finetune_weight_decay, finetune_optimizer, finetune_precision: as of
             :class:`autoprune.train_loop.FinetuneSettings`; the rate falls over all rounds.
         finetune_clip_norm: longest gradient; ``None`` for any.
+        distill_weight: share of the backbone's loss that follows the outputs of the network that was given.
+        distill_temperature: of these outputs.
         spread: the backbone is trained with knobs drawn from -spread to spread times the penalty, a new one for each
             batch, so that it serves the whole table; 0 for the knob 0 alone.
         recalibrate_every: steps of the backbone after which the statistics of its norms are estimated anew.
@@ -79,6 +81,8 @@ class RuntimeSettings:
     finetune_optimizer: str = "sgd"
     finetune_precision: str = "float32"
     finetune_clip_norm: float | None = None
+    distill_weight: float = 0.5
+    distill_temperature: float = 4.0
     spread: float = 0.0
     recalibrate_every: int = 100
     seed: int = 0
@@ -116,6 +120,8 @@ class RuntimeSettings:
             optimizer=self.finetune_optimizer,
             precision=self.finetune_precision,
             clip_norm=self.finetune_clip_norm,
+            distill_weight=self.distill_weight,
+            distill_temperature=self.distill_temperature,
         )
 
     @property
