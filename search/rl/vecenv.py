@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from autoprune.envs import BudgetClipVector, LayerwiseVectorEnv
 from autoprune.errors import EnvError
+from autoprune.search.rl.same_step import SameStepVecEnv
 
-Infos = dict[str, Any]
 
-
-class LayerwiseVecEnv(VecEnv):
+class LayerwiseVecEnv(SameStepVecEnv):
     """A :class:`~autoprune.envs.LayerwiseVectorEnv`, plain or in gymnasium's vector wrappers, for stable-baselines3.
 
-    It does what a ``DummyVecEnv`` of as many single environments does: an episode that ends begins anew in the same
-    step, its last observation is ``info["terminal_observation"]``, and what the new one told is in ``reset_infos``.
     Methods and attributes are those of the single environments; masks keep the budget within reach where
     :class:`~autoprune.envs.BudgetClipVector` does.
 
@@ -40,45 +35,8 @@ class LayerwiseVecEnv(VecEnv):
                 f"LayerwiseVecEnv needs a LayerwiseVectorEnv, but got {type(base).__name__}; "
                 "stable-baselines3 makes its own of single environments (make_vec_env)"
             )
-        if base.autoreset_mode is not AutoresetMode.SAME_STEP:
-            raise EnvError(
-                f"stable-baselines3 resets in the same step, but autoreset_mode is {base.autoreset_mode.value!r}; "
-                "make the environment with autoreset_mode='SameStep'"
-            )
-        self.envs, self.base = envs, base
-        self._actions: Any = None
-        super().__init__(base.num_envs, envs.single_observation_space, envs.single_action_space)
-
-    def reset(self) -> NDArray[np.float32]:
-        """Begin every episode, with the seeds and options that were set before."""
-        seeds: Any = list(self._seeds)
-        if any(options != self._options[0] for options in self._options):
-            raise EnvError("episodes that are judged together begin with the same options; set one dictionary for all")
-        seen, infos = self.envs.reset(seed=seeds, options=dict(self._options[0]) or None)
-        self.reset_infos = split(infos, self.num_envs)
-        self._reset_seeds()
-        self._reset_options()
-        return np.asarray(seen)
-
-    def step_async(self, actions: NDArray[Any]) -> None:
-        """Take the actions ``[N, ...]`` of the next step."""
-        self._actions = actions
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Observations ``[N, ...]``, rewards ``[N]`` float32, whether each ended ``[N]``, and their infos."""
-        seen, rewards, terminated, truncated, told = self.envs.step(self._actions)
-        done, infos = terminated | truncated, split(told, self.num_envs)
-        for place in np.flatnonzero(done):
-            begun = infos[place]
-            infos[place] = {**begun.pop("final_info"), "terminal_observation": begun.pop("final_obs")}
-            self.reset_infos[place] = begun
-        for info, cut in zip(infos, truncated & ~terminated, strict=True):
-            info["TimeLimit.truncated"] = bool(cut)
-        return seen, np.asarray(rewards, np.float32), done, infos
-
-    def close(self) -> None:
-        """Close the environments."""
-        self.envs.close()
+        self.base = base
+        super().__init__(envs)
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """A picture of each episode, where they render pictures."""
@@ -102,27 +60,6 @@ class LayerwiseVecEnv(VecEnv):
             method_kwargs.setdefault("within_budget", _clipped(self.envs))
         lanes = [self.base.lanes[i] for i in self._get_indices(indices)]
         return [lane.get_wrapper_attr(method_name)(*method_args, **method_kwargs) for lane in lanes]
-
-    def env_is_wrapped(
-        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
-    ) -> list[bool]:
-        """Never: what wraps is around all of them."""
-        del wrapper_class
-        return [False for _ in self._get_indices(indices)]
-
-
-def split(infos: Infos, number: int) -> list[Infos]:
-    """The info of each of ``number`` environments, from gymnasium's dictionary of arrays with masks."""
-    each: list[Infos] = [{} for _ in range(number)]
-    for name, values in infos.items():
-        mask = infos.get(f"_{name}")
-        if mask is None:  # a mask itself
-            continue
-        parts = split(values, number) if isinstance(values, dict) else values
-        for place in np.flatnonzero(mask):
-            part = parts[place]
-            each[place][name] = part.item() if isinstance(part, np.generic) else part
-    return each
 
 
 def _clipped(envs: VectorEnv[Any, Any, Any]) -> bool:
