@@ -182,8 +182,9 @@ class PPOSettings(ClippedSettings):
 class MaskablePPOSettings(ClippedSettings):
     """Options of ``maskable_ppo``."""
 
+    entropy: float = option(0.02, "weight of the entropy bonus", low=0)
     actions: str = option(
-        "discrete",
+        "multidiscrete",
         "kind of action: discrete, or multidiscrete; the levels are those of the space, or 11",
         choices=DISCRETE_ACTIONS,
     )
