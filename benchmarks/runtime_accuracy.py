@@ -83,7 +83,7 @@ class Bench:
                 "episodes": o.episodes,
                 "finetune_steps": o.finetune_steps,
                 "finetune_lr": o.lr,
-                "spread": o.spread,
+                "serve": o.shares,
                 "seed": seed,
             }
         )
@@ -178,7 +178,6 @@ def main() -> None:
     parser.add_argument("--finetune-steps", type=int, default=420, help="a round; static plans get all at once")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--penalty", type=float, default=-0.05)
-    parser.add_argument("--spread", type=float, default=2.0)
     parser.add_argument("--trials", type=int, default=40, help="plans of each static search")
     parser.add_argument("--oracle", type=int, default=1000, help="images that the oracle is sought for; 0 for none")
     parser.add_argument("--threads", type=int, default=1)

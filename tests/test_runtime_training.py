@@ -70,7 +70,7 @@ def same(a: RuntimePrunedNetwork, b: RuntimePrunedNetwork) -> None:
 
 @pytest.mark.parametrize("agent", ["dqn", "recurrent_ppo"])
 def test_a_stopped_training_ends_as_a_straight_one(agent: str, tmp_path: Path) -> None:
-    settings = RuntimeSettings(agent=agent, recalibrate_every=3, spread=2.0, **TINY)
+    settings = RuntimeSettings(agent=agent, recalibrate_every=3, serve=(0.4, 0.9), **TINY)
     straight = train_runtime(toy_task(), settings, folder=tmp_path / "straight")
     for turns in (1, 2, None):
         stopped = train_runtime(toy_task(), settings, folder=tmp_path / "stopped", turns=turns)
@@ -171,7 +171,7 @@ BAD = [
     ({"rounds": 0}, SettingsError, "rounds must be a whole number from 1 on"),
     ({"epsilon": 1.5}, SettingsError, "epsilon must be a number from 0 on and at most 1"),
     ({"finetune_lr": -1.0}, SettingsError, "lr must be a number above 0"),
-    ({"spread": -1.0}, SettingsError, "spread must be a number from 0 on"),
+    ({"serve": (0.5, 1.5)}, SettingsError, "serve must be"),
 ]
 
 

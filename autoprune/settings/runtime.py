@@ -70,11 +70,11 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
         0.5, "Share of the backbone's loss that follows the dense network's outputs.", panel="Backbone", ge=0, le=1
     )
     distill_temperature: Number = option(4.0, "Temperature of those outputs.", panel="Backbone", gt=0)
-    spread: Number = option(
-        0.0,
-        "Train the backbone under knobs up to this many penalties around 0, so that it serves all of them.",
+    serve: tuple[Number, ...] = option(
+        (0.3, 0.5, 0.8),
+        "Shares of the dense MACs that the knob is to give; each batch of the backbone is trained at one of them.",
         panel="Backbone",
-        ge=0,
+        metavar="SHARE",
     )
     recalibrate_every: Whole = option(
         100, "Steps between two estimates of the statistics of norms.", panel="Backbone", ge=1

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.data import DataSplits
-from autoprune.runtime import Chain, Controller, recalibrate
+from autoprune.runtime import Chain, Controller, RuntimePrunedNetwork, calibrate, recalibrate
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.seeding import derive
 from autoprune.train_loop import TrainLoop
+
+_MEASURED, _ROWS = 512, 9  # samples and rows of the table that says which knob gives which share
 
 
 class GreedyForward(nn.Module):
@@ -20,19 +23,19 @@ class GreedyForward(nn.Module):
     Args:
         chain: trained.
         controller: decides, without gradients.
-        spread: half the range of knobs, of which every batch draws one from torch's generator.
+        knobs: of which every batch draws one from torch's generator.
     """
 
-    def __init__(self, chain: Chain, controller: Controller, spread: float = 0.0) -> None:
+    def __init__(self, chain: Chain, controller: Controller, knobs: Sequence[float] = (0.0,)) -> None:
         super().__init__()
         self.chain = chain
         self._decides = (controller,)  # in a tuple, so that it is no submodule
-        self._spread = spread
+        self._knobs = tuple(knobs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, classes]``."""
         (controller,), walk = self._decides, self.chain.begin(x, own=self.training)
-        knob = self._spread * float(2 * torch.rand(()) - 1) if self._spread else 0.0
+        knob = self._knobs[int(torch.randint(len(self._knobs), ()))]
         bias, state = knob * torch.arange(self.chain.groups), controller.start(len(x))
         while not walk.done:
             with torch.no_grad():
@@ -61,7 +64,7 @@ class Backbone:
             TrainingDiverged: a loss or a weight that is not finite.
         """
         s = self.settings
-        module = GreedyForward(self.chain, controller, s.spread * abs(s.penalty))
+        module = GreedyForward(self.chain, controller, self._serving(controller))
         self.chain.backbone.requires_grad_(True)
         seed = derive(s.seed, "backbone")
         loop = TrainLoop(
@@ -79,3 +82,11 @@ class Backbone:
         self.state = loop.state()
         self.chain.eval()
         return total / max(1, end - begin)
+
+    def _serving(self, controller: Controller) -> list[float]:
+        """Knobs at which the controller runs the shares that are to be served, as near as it comes."""
+        if not self.settings.serve:
+            return [0.0]
+        few = self.data.calibration.subset(slice(0, _MEASURED))
+        table = calibrate(RuntimePrunedNetwork(self.chain, controller), few, rows=_ROWS)
+        return [table.knob(min(max(share, table.least), table.most)) for share in self.settings.serve]

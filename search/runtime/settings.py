@@ -46,8 +46,8 @@ class RuntimeSettings:
         finetune_clip_norm: longest gradient; ``None`` for any.
         distill_weight: share of the backbone's loss that follows the outputs of the network that was given.
         distill_temperature: of these outputs.
-        spread: the backbone is trained with knobs drawn from -spread to spread times the penalty, a new one for each
-            batch, so that it serves the whole table; 0 for the knob 0 alone.
+        serve: shares of the dense multiply-accumulates that the knob is to give; each batch of the backbone is trained
+            at one of them. Empty for the knob 0 alone.
         recalibrate_every: steps of the backbone after which the statistics of its norms are estimated anew.
         seed: of everything random.
 
@@ -83,7 +83,7 @@ class RuntimeSettings:
     finetune_clip_norm: float | None = None
     distill_weight: float = 0.5
     distill_temperature: float = 4.0
-    spread: float = 0.0
+    serve: tuple[float, ...] = (0.3, 0.5, 0.8)
     recalibrate_every: int = 100
     seed: int = 0
 
@@ -99,8 +99,10 @@ class RuntimeSettings:
             in_range(name, getattr(self, name), least=0, most=1)
         for name in ("lr", "clip"):
             in_range(name, getattr(self, name), above=0)
-        for name in ("entropy", "spread"):
-            in_range(name, getattr(self, name), least=0)
+        in_range("entropy", self.entropy, least=0)
+        object.__setattr__(self, "serve", tuple(self.serve))
+        for share in self.serve:
+            in_range("serve", share, above=0, most=1)
         if isinstance(self.penalty, bool) or not isinstance(self.penalty, (int, float)) or not self.penalty <= 0:
             raise SettingsError(
                 f"penalty must be a number of at most 0, the price of a group, but got {self.penalty!r}"
