@@ -39,11 +39,11 @@ def in_range(
         or (below is not None and value >= below)
         or (most is not None and value > most)
     ):
-        lower = f"above {above:g}" if above is not None else f"from {least:g} on"
-        upper = (
-            "" if below is None and most is None else f" and {'below' if most is None else 'at most'} {below or most:g}"
-        )
-        raise SettingsError(f"{name} must be a number {lower}{upper}, but got {value!r}")
+        bounds = {"above": above, "from": least, "below": below, "at most": most}
+        told = [
+            f"{word} {bound:g}{' on' if word == 'from' else ''}" for word, bound in bounds.items() if bound is not None
+        ]
+        raise SettingsError(f"{name} must be a number {' and '.join(told)}, but got {value!r}")
 
 
 def one_of(kind: str, value: str, known: tuple[str, ...]) -> None:
