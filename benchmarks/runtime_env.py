@@ -45,7 +45,7 @@ def episodes(options: argparse.Namespace) -> None:
     with torch.inference_mode():
         for turn in range(options.rounds + 1):
             for kind, spent in found.items():
-                run = (lambda: dense(x)) if kind == "dense" else (lambda kind=kind: episode(kind))  # type: ignore[misc]
+                run = (lambda: dense(x)) if kind == "dense" else (lambda kind=kind: episode(kind))
                 wall, foreign = seconds(run)
                 if turn:  # the first warms up
                     spent.append(options.images / wall)
