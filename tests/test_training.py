@@ -131,7 +131,8 @@ def test_a_second_training_in_the_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "net"
     with subprocess.Popen([sys.executable, "-c", CHILD, str(folder), "60"]) as other:
         try:
-            while other.poll() is None and not (folder / "checkpoint" / "state.json").exists():
+            log = folder / "log.jsonl"  # the last that is written after an epoch
+            while other.poll() is None and not (log.exists() and log.stat().st_size):
                 time.sleep(0.02)
             (folder / "config.toml").write_text("theirs")
             before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -133,4 +133,4 @@ class RuntimeSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "serve": list(self.serve)}
