@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Published experiments, each as one command.", no_args_is_help=True, add_completion=False)
 CONFIG, RESULT = "config.toml", "result.json"
-FREE = frozenset({"threads", "device", "out", "bases", "data_dir"})  # may differ when a run goes on
+FREE = frozenset({"threads", "out", "bases", "data_dir"})  # may differ when a run goes on
 
 
 @app.callback()
