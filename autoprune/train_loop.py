@@ -186,14 +186,25 @@ class TrainLoop:
         return x, self.split.y[index]
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
-        s = self.settings
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            logits = checked_logits(self.module(x), y)
-        hard = nn.functional.cross_entropy(logits, y, label_smoothing=s.label_smoothing)
+        wanted = self._wanted(x, y)
+        return self._against(self._outputs(self.module, x, y), y, wanted)
+
+    def _wanted(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """Outputs of the teacher, if there is one."""
         if self.teacher is None:
+            return None
+        with torch.no_grad():
+            return self._outputs(self.teacher, x, y)
+
+    def _outputs(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+            return checked_logits(module(x), y)
+
+    def _against(self, logits: Tensor, y: Tensor, wanted: Tensor | None) -> Tensor:
+        s = self.settings
+        hard = nn.functional.cross_entropy(logits, y, label_smoothing=s.label_smoothing)
+        if wanted is None:
             return hard
-        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            wanted = checked_logits(self.teacher(x), y)
         return (1 - s.distill_weight) * hard + s.distill_weight * distillation(logits, wanted, s.distill_temperature)
 
     @torch.no_grad()

@@ -85,6 +85,7 @@ class Bench:
                 "finetune_lr": o.lr,
                 "serve": o.shares,
                 "seed": seed,
+                **o.set,
             }
         )
         task, opened = open_runtime_task(settings)
@@ -180,6 +181,7 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, default=-0.05)
     parser.add_argument("--trials", type=int, default=40, help="plans of each static search")
     parser.add_argument("--oracle", type=int, default=1000, help="images that the oracle is sought for; 0 for none")
+    parser.add_argument("--set", type=json.loads, default={}, help="further settings of the runtime parts, as JSON")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

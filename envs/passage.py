@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.checks import in_range
+from autoprune.data import Split
 from autoprune.envs.runtime_task import RuntimeTask, check_finite
 from autoprune.errors import EnvError, SettingsError
 from autoprune.evaluation import checked_logits
@@ -77,6 +78,11 @@ class Passage:
     def images(self) -> int:
         """How many there are to draw from."""
         return len(self._split)
+
+    @property
+    def source(self) -> Split:
+        """The split they are drawn from."""
+        return self._split
 
     @property
     def walk(self) -> Walk:

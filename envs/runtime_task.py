@@ -106,6 +106,10 @@ class RuntimeTask:
 
     @cached_property
     def alpha(self) -> float:
+        """:meth:`measured_alpha` of the network as it was when this was first asked."""
+        return self.measured_alpha()
+
+    def measured_alpha(self) -> float:
         """Factor on the loss so that its mean over calibration images under uniformly random actions is 1.
 
         J. Lin, Y. Rao, J. Lu, J. Zhou, "Runtime Neural Pruning", 2017, choose it so that the average is about 1.

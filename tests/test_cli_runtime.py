@@ -31,7 +31,7 @@ def test_training_stores_a_network_with_a_table(trained: Path) -> None:
     network = load(trained)
     assert isinstance(network, RuntimePrunedNetwork)
     assert network.table is not None
-    assert len((trained / "log.jsonl").read_text().splitlines()) == 2
+    assert len((trained / "log.jsonl").read_text().splitlines()) == 3
     assert {p.name for p in trained.iterdir()} >= {"config.toml", "curves.png", "model.json", "model.safetensors"}
     before = (trained / "log.jsonl").read_bytes()
     good("runtime", "train", "--out", trained, *QUICK)

@@ -37,7 +37,16 @@ TINY: dict[str, Any] = {**SMALL, "rounds": 2, "episodes": 128, "finetune_steps":
 def gaps(agent: str, penalty: float, **more: Any) -> tuple[list[float], list[list[int]]]:
     """How much less than brute force the learned policy is paid, for each prototype, and what it runs."""
     task = toy_task(KINDS)
-    often = {"rounds": 1, "episodes": 1280, "envs": 32, "hidden": 32, "finetune_steps": 0, **ALONE[agent], **more}
+    often = {
+        "rounds": 1,
+        "episodes": 1600,
+        "envs": 32,
+        "hidden": 32,
+        "prepare_steps": 0,
+        "finetune_steps": 0,
+        **ALONE[agent],
+        **more,
+    }
     settings = RuntimeSettings(agent=agent, penalty=penalty, **{**SMALL, **often})
     network = train_runtime(task, settings)
     paid = returns(task, KINDS, penalty, 1.0)
@@ -70,13 +79,14 @@ def same(a: RuntimePrunedNetwork, b: RuntimePrunedNetwork) -> None:
 
 @pytest.mark.parametrize("agent", ["dqn", "recurrent_ppo"])
 def test_a_stopped_training_ends_as_a_straight_one(agent: str, tmp_path: Path) -> None:
-    settings = RuntimeSettings(agent=agent, recalibrate_every=3, serve=(0.4, 0.9), **TINY)
+    settings = RuntimeSettings(agent=agent, prepare_steps=3, serve=(0.4, 0.9), **TINY)
     straight = train_runtime(toy_task(), settings, folder=tmp_path / "straight")
     for turns in (1, 2, None):
         stopped = train_runtime(toy_task(), settings, folder=tmp_path / "stopped", turns=turns)
     same(straight, stopped)
     lines = [json.loads(line) for line in (tmp_path / "stopped" / "log.jsonl").read_text().splitlines()]
     assert [(line["round"], line["turn"]) for line in lines] == [
+        (0, "prepare"),
         (0, "controller"),
         (0, "backbone"),
         (1, "controller"),
@@ -172,6 +182,8 @@ BAD = [
     ({"epsilon": 1.5}, SettingsError, "epsilon must be a number from 0 on and at most 1"),
     ({"finetune_lr": -1.0}, SettingsError, "lr must be a number above 0"),
     ({"serve": (0.5, 1.5)}, SettingsError, "serve must be"),
+    ({"serve": (0.5, 0.3)}, SettingsError, "serve must grow from share to share, but got 0.5, 0.3"),
+    ({"prepare_steps": -1}, SettingsError, "prepare_steps must be"),
 ]
 
 

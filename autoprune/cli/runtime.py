@@ -46,12 +46,13 @@ def train(settings: RuntimeTrainSettings) -> None:
     say(f"Training {opened.spec.factory} on {opened.data.name}: {how}")
     with folder_lock(out, "training", ArtifactError):
         settings.save(out / "config.toml", made_with())
-        with Meter("Turn", 2 * settings.rounds) as meter:
+        with Meter("Turn", engine.turns) as meter:
 
             def show(line: dict[str, Any], total: int) -> None:
                 del total
                 judged = f"{line['turn']}: validation {percent(line['accuracy'])} with {line['macs']:.1%} of the MACs"
-                meter.update(2 * line["round"] + (line["turn"] == "backbone") + 1, judged, news=True)
+                place = ("prepare", "controller", "backbone").index(line["turn"]) + bool(engine.prepare_steps)
+                meter.update(2 * line["round"] + max(place, 1), judged, news=True)
 
             store = Store(opened.spec, opened.described())
             network = train_runtime(task, engine, folder=out, store=store, progress=show)

@@ -15,6 +15,7 @@ from autoprune.runtime.recalibration import recalibrate
 from autoprune.runtime.stages import Stage
 from autoprune.runtime.storing import save_runtime
 from autoprune.runtime.table import KnobRow, KnobTable
+from autoprune.runtime.training_walk import TrainingWalk
 from autoprune.runtime.walk import Walk
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Run",
     "RuntimePrunedNetwork",
     "Stage",
+    "TrainingWalk",
     "Walk",
     "by_importance",
     "calibrate",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
+from torch import Tensor
+
 from autoprune.checks import whole
 from autoprune.data import Split
 from autoprune.errors import ChainError
@@ -11,7 +14,7 @@ from autoprune.evaluation import EvalSet, checked_logits
 from autoprune.runtime.network import RuntimePrunedNetwork
 from autoprune.runtime.table import KnobRow, KnobTable, growing
 
-_DOUBLINGS = 80  # of the knob until all samples run all groups: far more than float32 scores can ask for
+_DOUBLINGS = 8  # of the distance that is added to what the scores ask for, until rounding has no part in it
 _CLOSE = 0.02  # of the dense network's multiply-accumulates: rows nearer than this need none between them
 
 
@@ -36,7 +39,7 @@ def calibrate(network: RuntimePrunedNetwork, split: Split, *, rows: int = 17, ba
     sweep = _Sweep(network, EvalSet(split, batch=batch_size))
     before = network.knob
     try:
-        found = [sweep.end(-1.0, 1), sweep.end(1.0, network.chain.groups)]
+        found = [sweep.end(1), sweep.end(network.chain.groups)]
         while len(found) < rows and (middle := _widest(found)) is not None:
             found = sorted([*found, sweep.row(middle)], key=lambda row: row.knob)
     finally:
@@ -51,16 +54,37 @@ class _Sweep:
     def __init__(self, network: RuntimePrunedNetwork, samples: EvalSet) -> None:
         self._network, self._samples = network, samples
 
-    def end(self, knob: float, action: int) -> KnobRow:
-        """The row of the smallest of ``knob``, 2 ``knob``, 4 ``knob``, ... at which all take ``action`` everywhere."""
-        target = int(self._network.chain.macs(action))
-        knob /= 2**20
-        for _ in range(_DOUBLINGS):
-            row = self.row(knob)
+    def end(self, action: int) -> KnobRow:
+        """The row of about the first knob at which all samples take ``action`` (the least or the most) everywhere."""
+        chain, sign = self._network.chain, 1 if action > 1 else -1
+        bound, size = self._bound(action)
+        target = int(chain.macs(action))
+        for doubling in range(_DOUBLINGS):
+            row = self.row(bound + sign * size * 2.0**doubling)
             if row.macs - row.controller_macs == target:
                 return row
-            knob *= 2
-        raise ChainError("the controller's scores are not finite; train it before the knob is calibrated")
+        raise ChainError("rounding changes what the controller scores best; it cannot be calibrated")
+
+    @torch.inference_mode()
+    def _bound(self, action: int) -> tuple[float, float]:
+        """(the knob from which on ``action`` scores best wherever it was taken before, what rounding may change)."""
+        chain, controller = self._network.chain, self._network.controller
+        others = [a for a in range(1, chain.groups + 1) if a != action]
+        steps = torch.tensor([float(action - a) for a in others], dtype=torch.float64)
+        asked: list[Tensor] = []
+        for start, stop in self._samples.blocks(0, len(self._samples)):
+            x = self._samples.x[start:stop]
+            walk, state = self._network.compiled.begin(x), controller.start(len(x))
+            while not walk.done:
+                scores, state = controller.step(walk.stage, walk.pooled, state)
+                own = scores.double().cpu()
+                asked.append((own[:, [a - 1 for a in others]] - own[:, [action - 1]]) / steps)
+                walk = walk.step(torch.full((len(x),), action))
+        knobs = torch.cat(asked)
+        if not bool(knobs.isfinite().all()):
+            raise ChainError("the controller's scores are not finite; train it before the knob is calibrated")
+        bound = float(knobs.max() if action > 1 else knobs.min())
+        return bound, 1e-6 * max(abs(bound), float(knobs.abs().max()), 1e-6)
 
     def row(self, knob: float) -> KnobRow:
         """What ``knob`` gives."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from autoprune.runtime.norms import WidthNorms
 from autoprune.runtime.ordering import Orders, reorder
 from autoprune.runtime.stages import Kind, Step, staged
 from autoprune.runtime.symbolic import forward_of
+from autoprune.runtime.training_walk import TrainingWalk
 from autoprune.runtime.walk import Part, Walk
 from autoprune.tracing import trace
 
@@ -36,9 +36,9 @@ class Chain(nn.Module):
     An action is a whole number from 1 (the first group alone) to ``groups`` (all); ``actions`` are int64 ``[N, m]`` for
     ``m`` stages. With all groups everywhere the outputs are those of the network, bit for bit.
 
-    The parameters are those of :attr:`backbone` and can be trained through any execution. Batch norms always use the
-    statistics of :attr:`norms`, in training too: a batch holds several widths, some of them in few samples, so that
-    its own moments would mix or be noise. Fine-tune with frozen statistics and estimate them anew from time to time
+    The parameters are those of :attr:`backbone` and can be trained through any execution. Batch norms use the
+    statistics of :attr:`norms`, in training too, but for :meth:`begin_training`, where the samples that read the same
+    width are normalised by their own moments. After training, estimate the statistics anew
     (:func:`autoprune.runtime.recalibrate`). Dropout modules follow ``train()`` and ``eval()``.
 
     Attributes:
@@ -159,23 +159,21 @@ class Chain(nn.Module):
             walk = walk.step(table[:, stage])
         return walk.output
 
-    def begin(self, x: Tensor, *, own: bool = False) -> Walk:
-        """A walk of the samples ``x`` ``[N, ...]`` that stands before the first decision.
-
-        With ``own``, batch norms take the moments of each group of samples that run together, where it has enough of
-        them, in place of stored statistics: for training.
-        """
-        value = self.network.run(self.prelude, 0, self.enters, x, Sliced(self.norms, (), own=own))
+    def begin(self, x: Tensor) -> Walk:
+        """A walk of the samples ``x`` ``[N, ...]`` that stands before the first decision."""
+        value = self.network.run(self.prelude, 0, self.enters, x, Sliced(self.norms, ()))
         nothing = torch.zeros(len(x), 0, dtype=torch.int64)
-        run = partial(self.run_stage, own=own)
-        return Walk(self.stages, self.groups, run, len(x), 0, nothing, (Part(None, value),))
+        return Walk(self.stages, self.groups, self.run_stage, len(x), 0, nothing, (Part(None, value),))
 
-    def run_stage(self, stage: int, value: Tensor, actions: Sequence[int], *, own: bool = False) -> Tensor:
+    def begin_training(self, x: Tensor) -> TrainingWalk:
+        """The same for training: whole layers with zeros, norms with the moments of the samples at hand."""
+        return TrainingWalk(self, x)
+
+    def run_stage(self, stage: int, value: Tensor, actions: Sequence[int]) -> Tensor:
         """What leaves a stage for samples of equal actions (one for each stage up to this one); as :meth:`begin`."""
         part = self.stages[stage]
         value = value.clone() if part.overwrites else value
-        layers = Sliced(self.norms, actions, own=own)
-        out: Tensor = self.network.run(part.steps, part.enters, part.leaves, value, layers)
+        out: Tensor = self.network.run(part.steps, part.enters, part.leaves, value, Sliced(self.norms, actions))
         return out
 
     def macs(self, actions: Tensor | Sequence[int] | int) -> Tensor:

@@ -7,6 +7,7 @@ scores of the k actions at every stage.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -130,6 +131,24 @@ class Controller(nn.Module):
             scale = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
             encoder.weight.div_(scale)
             encoder.bias.sub_(encoder.weight @ mean)
+
+    @torch.no_grad()
+    def damped(self, usual: Sequence[Tensor], trust: float) -> Controller:
+        """A copy that sees features only ``trust`` of the way from the usual ones to what they are.
+
+        With 0 it decides the same for all samples. A controller that has learned from few samples takes chance for a
+        reason: what it does then differs from sample to sample and from stage to stage, and costs more than it gains.
+
+        Args:
+            usual: ``[channels]`` for each stage, the means over samples.
+            trust: 0 to 1.
+        """
+        found = copy.deepcopy(self)
+        for encoder, mean in zip(found.encoders, usual, strict=True):
+            assert isinstance(encoder, nn.Linear)
+            encoder.bias.add_((1 - trust) * (encoder.weight @ mean.to(encoder.weight)))
+            encoder.weight.mul_(trust)
+        return found
 
     def macs(self, reads: Tensor) -> Tensor:
         """Multiply-accumulates of all decisions, int64 ``[N]``.

@@ -78,11 +78,10 @@ class Sliced:
     Args:
         norms: statistics of every width.
         actions: of each stage.
-        own: batch norms take the moments of the samples themselves where these have :data:`ENOUGH` values of a channel.
     """
 
-    def __init__(self, norms: NormRows, actions: Sequence[int], *, own: bool = False) -> None:
-        self._norms, self._actions, self._own = norms, actions, own
+    def __init__(self, norms: NormRows, actions: Sequence[int]) -> None:
+        self._norms, self._actions = norms, actions
 
     def run(self, step: Step, module: nn.Module, x: Tensor) -> Tensor:
         """One layer, cut."""
@@ -96,8 +95,6 @@ class Sliced:
             return F.conv2d(x, weight, bias, module.stride, module.padding, module.dilation, groups)
         if isinstance(module, nn.Linear):
             return F.linear(x, module.weight[:o, :i], _cut(module.bias, o))
-        if self._own and x.numel() >= ENOUGH * x.shape[1]:
-            return normed(module, x, None, None)
         action = None if step.selector is None else self._actions[step.selector]
         mean, var = self._norms.row(str(step.call.module), action)
         return normed(module, x, mean[:o], var[:o])
@@ -107,10 +104,17 @@ class Sliced:
 
 
 class Masked:
-    """Every sample its own actions ``[N, m]``: layers run whole, and what was skipped is zero where it is read."""
+    """Every sample its own actions ``[N, m]``: layers run whole, and what was skipped is zero where it is read.
 
-    def __init__(self, norms: NormRows, actions: Tensor) -> None:
-        self._norms, self._actions = norms, actions
+    Args:
+        norms: statistics of every width.
+        actions: int64 ``[N, m]``, or those up to a stage.
+        own: batch norms take the moments of the samples that read the same width, where these have :data:`ENOUGH`
+            values of a channel, in place of stored statistics: for training.
+    """
+
+    def __init__(self, norms: NormRows, actions: Tensor, *, own: bool = False) -> None:
+        self._norms, self._actions, self._own = norms, actions, own
 
     def run(self, step: Step, module: nn.Module, x: Tensor) -> Tensor:
         """One layer, whole, on inputs masked by the samples' actions."""
@@ -118,13 +122,15 @@ class Masked:
             out: Tensor = module(self.kept(x, step.incoming))
             return out
         layer = str(step.call.module)
-        if step.selector is None:
-            return normed(module, x, *self._norms.row(layer, None))
-        chosen = self._actions[:, step.selector]
-        if len(chosen) and bool((chosen == chosen[0]).all()):
-            return normed(module, x, *self._norms.row(layer, int(chosen[0])))
-        mean, var = (rows[(chosen - 1).to(rows.device)] for rows in self._norms.rows(layer))  # [N, C]
-        return _normed_apart(module, x, mean, var)
+        chosen = None if step.selector is None else self._actions[:, step.selector]
+        if chosen is None or (len(chosen) and bool((chosen == chosen[0]).all())):
+            if self._own and x.numel() >= ENOUGH * x.shape[1]:
+                return normed(module, x, None, None)
+            return normed(module, x, *self._norms.row(layer, None if chosen is None else int(chosen[0])))
+        place, (mean, var) = (chosen - 1).to(x.device), self._norms.rows(layer)  # [N], [k, C]
+        if self._own:
+            mean, var = _moments(x, place, mean, var)
+        return _normed_apart(module, x, mean[place], var[place])
 
     def kept(self, x: Tensor, lane: Lane | None) -> Tensor:
         """``x`` with zeros where a sample skipped; as it is where nothing is skipped."""
@@ -136,6 +142,18 @@ class Masked:
         sizes = torch.tensor(lane.sizes)[chosen - 1].to(x.device)  # [N]
         gone = torch.arange(x.shape[1], device=x.device) >= sizes[:, None]  # [N, C]
         return x.masked_fill(gone.view(*gone.shape, *[1] * (x.dim() - 2)), 0.0)
+
+
+def _moments(x: Tensor, place: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """``mean`` and ``var`` ``[k, C]`` with the moments of ``x`` in the rows that enough samples have in ``place``."""
+    values, positions = x.to(mean.dtype), tuple(range(2, x.dim()))
+    first, second = (v.mean(positions) if positions else v for v in (values, values.square()))  # [N, C]
+    member = F.one_hot(place, len(mean)).T.to(mean.dtype)  # [k, N]
+    count = member.sum(1, keepdim=True)
+    own = member @ first / count.clamp(min=1)
+    spread = (member @ second / count.clamp(min=1) - own.square()).clamp(min=0)
+    enough = count * (x.numel() // (x.shape[0] * x.shape[1])) >= ENOUGH
+    return torch.where(enough, own, mean), torch.where(enough, spread, var)
 
 
 def normed(module: nn.Module, x: Tensor, mean: Tensor | None, var: Tensor | None) -> Tensor:
@@ -155,7 +173,7 @@ def _normed_apart(module: Any, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     shift = -mean * scale
     if module.bias is not None:
         shift = shift + module.bias
-    return x * scale.view(shape) + shift.view(shape)
+    return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
 
 
 def _cut(tensor: Tensor | None, size: int | None) -> Tensor | None:

@@ -75,10 +75,28 @@ class KnobTable:
                 f"this network can be set to {self.least:.4g} to {self.most:.4g} of the dense network's "
                 f"multiply-accumulates (decisions included), but {share:.4g} was asked for"
             )
+        return self._between(share, "knob")
+
+    def accuracy(self, share: float) -> float:
+        """The accuracy at this mean share, interpolated as :meth:`knob`.
+
+        Raises:
+            ChainError: a share that the table does not reach.
+        """
+        _ = self.knob(share)
+        return self._between(share, "accuracy")
+
+    def within(self, share: float) -> float:
+        """The share nearest to ``share`` that the table reaches."""
+        return min(max(share, self.least), self.most)
+
+    def _between(self, share: float, name: str) -> float:
         for low, high in pairwise(self.rows):
             if share <= high.share:
-                return low.knob + (high.knob - low.knob) * (share - low.share) / (high.share - low.share)
-        return self.rows[-1].knob
+                part = (share - low.share) / (high.share - low.share)
+                one, other = float(getattr(low, name)), float(getattr(high, name))
+                return one + (other - one) * part
+        return float(getattr(self.rows[-1], name))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""

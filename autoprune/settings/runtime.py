@@ -42,10 +42,10 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
     lr: Number = option(1e-3, "Learning rate.", panel="Controller", gt=0)
     gamma: Number = option(1.0, "Discount.", panel="Controller", ge=0, le=1)
     batch_size: Whole = option(512, "Transitions in a gradient step.", panel="Controller", ge=1)
-    updates: Whole = option(8, "Gradient steps after each batch of episodes (dqn).", panel="Controller", ge=1)
+    updates: Whole = option(16, "Gradient steps after each batch of episodes (dqn).", panel="Controller", ge=1)
     memory: Whole = option(8192, "Episodes that the replay buffer holds (dqn).", panel="Controller", ge=1)
     target_every: Whole = option(
-        4, "Batches of episodes between two updates of the target network (dqn).", panel="Controller", ge=1
+        1, "Batches of episodes between two updates of the target network (dqn).", panel="Controller", ge=1
     )
     epsilon: Number = option(
         0.1, "Share of random actions at the end of exploration (dqn).", panel="Controller", ge=0, le=1
@@ -57,13 +57,16 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
     clip: Number = option(0.2, "Largest change of a probability ratio (recurrent_ppo).", panel="Controller", gt=0)
     entropy: Number = option(0.01, "Weight of the entropy bonus (recurrent_ppo).", panel="Controller", ge=0)
     rounds: Whole = option(3, "Rounds of controller and backbone.", panel="Backbone", ge=1)
+    prepare_steps: Whole = option(
+        200, "Steps of the backbone before the first round, at even widths.", panel="Backbone", ge=0
+    )
     finetune_steps: Whole = option(200, "Steps of the backbone in a round; 0 for none.", panel="Backbone", ge=0)
     finetune_lr: Number = option(0.01, "Highest learning rate.", panel="Backbone", gt=0)
     finetune_batch_size: Whole = option(128, "Samples a step.", panel="Backbone", ge=1)
     finetune_weight_decay: Number = option(5e-4, "Weight decay.", panel="Backbone", ge=0)
     finetune_optimizer: Literal["sgd", "adamw"] = option("sgd", "Optimizer.", panel="Backbone")
     finetune_precision: Literal["auto", "float32", "bfloat16"] = option(
-        "float32", "Numbers of the forward pass.", panel="Backbone"
+        "auto", "Numbers of the forward pass.", panel="Backbone"
     )
     finetune_clip_norm: Number | None = option(None, "Longest gradient.", panel="Backbone", gt=0)
     distill_weight: Number = option(
@@ -72,12 +75,10 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
     distill_temperature: Number = option(4.0, "Temperature of those outputs.", panel="Backbone", gt=0)
     serve: tuple[Number, ...] = option(
         (0.3, 0.5, 0.8),
-        "Shares of the dense MACs that the knob is to give; each batch of the backbone is trained at one of them.",
+        "Shares of the dense MACs, growing, that the knob is to give; each batch of the backbone is trained at the "
+        "first and between each two of them.",
         panel="Backbone",
         metavar="SHARE",
-    )
-    recalibrate_every: Whole = option(
-        100, "Steps between two estimates of the statistics of norms.", panel="Backbone", ge=1
     )
     out: Path | None = option(
         None, "Folder of the network; the same folder goes on. Default: runs/DATA-MODEL-runtime.", panel="Run"

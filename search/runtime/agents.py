@@ -23,6 +23,9 @@ class Agent:
 
     Attributes:
         model: the learner.
+        usual: mean features ``[channels]`` of each stage, once the encoders are fitted to them.
+        trust: how far the controller follows what differs from them; see
+            :meth:`autoprune.runtime.Controller.damped`.
     """
 
     def __init__(self, settings: RuntimeSettings, envs: RuntimeVecEnv, chain: Chain, seed: int) -> None:
@@ -35,10 +38,13 @@ class Agent:
         }
         self.model: BaseAlgorithm = _BUILDS[settings.agent](settings, envs, self.shape, seed % 2**32)
         self.model.set_logger(Logger(None, []))
+        self.usual: list[Tensor] = [torch.zeros(channels) for channels in chain.channels]
+        self.trust = 1.0
 
     def standardise(self, pooled: Sequence[Tensor]) -> None:
         """Fit the encoders to what they will see; see :meth:`autoprune.runtime.Controller.standardise`."""
         policy: Any = self.model.policy
+        self.usual = [values.mean(0).cpu() for values in pooled]
         if self.settings.agent == "dqn":
             policy.q_net.controller.standardise(pooled)
             policy.q_net_target.load_state_dict(policy.q_net.state_dict())
@@ -48,8 +54,8 @@ class Agent:
             whole.encoders = extractor.encoders
             whole.standardise(pooled)
 
-    def controller(self) -> Controller:
-        """A copy of the controller as it is."""
+    def controller(self, trust: float | None = None) -> Controller:
+        """A copy of the controller as it is, with its own trust or another."""
         policy: Any = self.model.policy
         found = Controller(**self.shape)
         if self.settings.agent == "dqn":
@@ -58,7 +64,9 @@ class Agent:
             found.encoders.load_state_dict(policy.pi_features_extractor.encoders.state_dict())
             found.core.load_state_dict(policy.lstm_actor.cell.state_dict())
             found.decoder.load_state_dict(policy.action_net.state_dict())
-        return found.eval().requires_grad_(False)
+        found = found.eval().requires_grad_(False)
+        trust = self.trust if trust is None else trust
+        return found if trust == 1 else found.damped(self.usual, trust)
 
     def learn(self, seed: int) -> None:
         """Learn from the episodes of a round, which begin anew; what was remembered of another backbone is forgotten.

@@ -1,61 +1,145 @@
-"""The backbone's turn: it is trained through what the controller greedily runs of it."""
+"""The backbone's turns: it is trained at even widths first, then through what the controller greedily runs of it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from autoprune.data import DataSplits
-from autoprune.runtime import Chain, Controller, RuntimePrunedNetwork, calibrate, recalibrate
+from autoprune.runtime import Chain, Controller, KnobTable, RuntimePrunedNetwork, TrainingWalk, calibrate, recalibrate
+from autoprune.search.runtime.baselines import even_rows
+from autoprune.search.runtime.judging import Greedy, judge
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.seeding import derive
 from autoprune.train_loop import TrainLoop
 
-_MEASURED, _ROWS = 512, 9  # samples and rows of the table that says which knob gives which share
+_MEASURED, _ROWS = 1024, 9  # samples and rows of the table that says which knob gives which share
+_SETTLED = 1024  # samples of which norms see what each knob runs
+
+Decide = Callable[[TrainingWalk], Tensor]  # groups of every sample at the next stage, int64 [N] (1 to k)
 
 
-class GreedyForward(nn.Module):
-    """The chain under the greedy actions of a frozen controller; only the chain has parameters here.
+class Serving(Protocol):
+    """Decides for the samples of a training batch, each of which is to be run at a share of its own."""
+
+    def start(self, shares: Tensor) -> Decide:
+        """What decides for samples at ``shares`` ``[N]`` of the dense multiply-accumulates."""
+
+
+class Levels:
+    """About the same width in all stages: of the two actions around a sample's level, one by chance in each."""
+
+    def __init__(self, chain: Chain) -> None:
+        rows = even_rows(chain)
+        self._groups, self._shares = chain.groups, chain.macs(rows).double() / chain.dense_macs
+        self._levels = rows.double().mean(1)
+
+    def start(self, shares: Tensor) -> Decide:
+        """Levels between those of the even rows around the shares."""
+        levels = torch.from_numpy(np.interp(shares.numpy(), self._shares.numpy(), self._levels.numpy()))
+
+        def decide(walk: TrainingWalk) -> Tensor:
+            del walk
+            return (levels + torch.rand(len(levels))).long().clamp(1, self._groups)
+
+        return decide
+
+
+class Greedily:
+    """What a controller scores best, with the bias for each further group that gives a share on average."""
+
+    def __init__(self, controller: Controller, table: KnobTable | None) -> None:
+        self._controller, self._table = controller, table
+
+    def start(self, shares: Tensor) -> Decide:
+        """The knob of each share; 0 without a table."""
+        knobs = torch.tensor([self.knob(share) for share in shares.tolist()], dtype=torch.float64)
+        bias = knobs[:, None] * torch.arange(self._controller.groups)
+        state = [self._controller.start(len(shares))]
+
+        @torch.no_grad()
+        def decide(walk: TrainingWalk) -> Tensor:
+            scores, state[0] = self._controller.step(walk.stage, walk.pooled.float(), state[0])
+            return (scores.cpu() + bias).argmax(1) + 1
+
+        return decide
+
+    def knob(self, share: float) -> float:
+        """As near to ``share`` as the table comes."""
+        table = self._table
+        return 0.0 if table is None else table.knob(table.within(share))
+
+
+class ServingForward(nn.Module):
+    """The chain under what is decided, several times for each sample; only the chain has parameters here.
 
     Args:
         chain: trained.
-        controller: decides, without gradients.
-        knobs: of which every batch draws one from torch's generator.
+        serving: decides.
+        serve: growing shares of the dense multiply-accumulates. Each sample goes through the network at the first, and
+            once between each two of them, at a share that is drawn from torch's generator.
     """
 
-    def __init__(self, chain: Chain, controller: Controller, knobs: Sequence[float] = (0.0,)) -> None:
+    def __init__(self, chain: Chain, serving: Serving, serve: Sequence[float]) -> None:
         super().__init__()
         self.chain = chain
-        self._decides = (controller,)  # in a tuple, so that it is no submodule
-        self._knobs = tuple(knobs)
+        self._serving, self._serve = serving, torch.tensor(serve or (1.0,), dtype=torch.float64)
+
+    @property
+    def passes(self) -> int:
+        """How often each sample goes through the network."""
+        return len(self._serve)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, classes]``."""
-        (controller,), walk = self._decides, self.chain.begin(x, own=self.training)
-        knob = self._knobs[int(torch.randint(len(self._knobs), ()))]
-        bias, state = knob * torch.arange(self.chain.groups), controller.start(len(x))
+        """Logits ``[passes * N, classes]``: those of the first share first."""
+        low = torch.cat([self._serve[:1], self._serve[:-1]])[:, None]
+        shares = low + (self._serve[:, None] - low) * torch.rand(self.passes, len(x), dtype=torch.float64)
+        walk = self.chain.begin_training(x.repeat(self.passes, *[1] * (x.dim() - 1)))
+        decide = self._serving.start(shares.flatten())
         while not walk.done:
-            with torch.no_grad():
-                scores, state = controller.step(walk.stage, walk.pooled.float(), state)
-                actions = (scores.cpu() + bias).argmax(1) + 1
-            walk = walk.step(actions)
+            walk = walk.step(decide(walk))
         return walk.output
 
 
-class Backbone:
-    """Fine-tuning of the backbone over all rounds: one learning rate that falls, one optimizer.
+class ServingLoop(TrainLoop):
+    """Steps in which each batch goes through the network at several shares, the loss being the mean over all of them.
 
-    Batch norms keep their statistics of every width within a step, since a batch mixes widths; every so many steps,
-    and at the end of a turn, all sets are estimated anew on the calibration split.
+    J. Yu, T. Huang, "Universally Slimmable Networks and Improved Training Techniques", 2019: a network that serves
+    several widths learns them best in the same step, the least among them.
+    """
+
+    module: ServingForward
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        wanted, every = self._wanted(x, y), y.repeat(self.module.passes)
+        wanted = None if wanted is None else wanted.repeat(self.module.passes, 1)
+        return self._against(self._outputs(self.module, x, every), every, wanted)
+
+
+class Backbone:
+    """Fine-tuning of the backbone over all turns: one learning rate that falls, one optimizer.
+
+    While it is trained, norms take the moments of the samples that read the same width; at the end of a turn all
+    statistics are estimated anew on the calibration split.
     """
 
     def __init__(self, chain: Chain, data: DataSplits, settings: RuntimeSettings) -> None:
         self.chain, self.data, self.settings = chain, data, settings
         self.teacher = copy.deepcopy(chain.backbone).requires_grad_(False)  # as it was given
         self.state: dict[str, Tensor] = {}
+
+    def prepare(self) -> float:
+        """Train at even widths; the mean loss.
+
+        Raises:
+            TrainingDiverged: a loss or a weight that is not finite.
+        """
+        return self._train(Levels(self.chain), self.settings.prepare_steps)
 
     def turn(self, controller: Controller, number: int) -> float:
         """Train up to the end of round ``number`` (from 0); the mean loss.
@@ -64,29 +148,44 @@ class Backbone:
             TrainingDiverged: a loss or a weight that is not finite.
         """
         s = self.settings
-        module = GreedyForward(self.chain, controller, self._serving(controller))
+        serving = Greedily(controller, self.table(controller) if s.serve else None)
+        loss = self._train(serving, s.prepare_steps + (number + 1) * s.finetune_steps)
+        self._settle(controller, [serving.knob(share) for share in s.serve or (1.0,)])
+        return loss
+
+    def _train(self, serving: Serving, until: int) -> float:
+        s, module = self.settings, ServingForward(self.chain, serving, self.settings.serve)
         self.chain.backbone.requires_grad_(True)
-        seed = derive(s.seed, "backbone")
-        loop = TrainLoop(
-            module, self.data.train, s.finetune, seed=seed, augment=self.data.augment, teacher=self.teacher
-        )
+        named: dict[str, Any] = {"seed": derive(s.seed, "backbone"), "augment": self.data.augment}
+        loop = ServingLoop(module, self.data.train, s.finetune, teacher=self.teacher, **named)
         if self.state:
             loop.load_state(self.state)
-        total, begin, end = 0.0, loop.step, (number + 1) * s.finetune_steps
         with loop.running():
-            while loop.step < end:
-                until = min(loop.step + s.recalibrate_every, end)
-                steps = until - loop.step
-                total += steps * loop.advance(until)
-                recalibrate(self.chain, self.data.calibration, whole=True)
+            loss = loop.advance(until)
+        recalibrate(self.chain, self.data.calibration, whole=True)
         self.state = loop.state()
         self.chain.eval()
-        return total / max(1, end - begin)
+        return loss
 
-    def _serving(self, controller: Controller) -> list[float]:
-        """Knobs at which the controller runs the shares that are to be served, as near as it comes."""
+    def _settle(self, controller: Controller, knobs: Sequence[float]) -> None:
+        """Statistics of norms as the images really come there: of the widths that the controller runs at each knob."""
+        split = self.data.calibration.subset(slice(0, _SETTLED))
+        actions = [judge(self.chain, split, Greedy(controller, knob)).actions for knob in knobs]
+        samples = split.inputs(slice(0, len(split)))
+        recalibrate(self.chain, samples.repeat(len(knobs), *[1] * (samples.dim() - 1)), torch.cat(actions))
+
+    def table(self, controller: Controller) -> KnobTable:
+        """What the knob of a controller gives, roughly."""
+        few = self.data.validation.subset(slice(0, _MEASURED))
+        return calibrate(RuntimePrunedNetwork(self.chain, controller), few, rows=_ROWS)
+
+    def trust(self, controllers: Mapping[float, Controller]) -> float:
+        """The key of the controller that is right most often at the shares that are to be served."""
         if not self.settings.serve:
-            return [0.0]
-        few = self.data.calibration.subset(slice(0, _MEASURED))
-        table = calibrate(RuntimePrunedNetwork(self.chain, controller), few, rows=_ROWS)
-        return [table.knob(min(max(share, table.least), table.most)) for share in self.settings.serve]
+            return next(iter(controllers))
+
+        def score(controller: Controller) -> float:
+            table = self.table(controller)
+            return sum(table.accuracy(table.within(share)) for share in self.settings.serve)
+
+        return max(controllers, key=lambda trust: score(controllers[trust]))  # of equal ones the first

@@ -28,7 +28,7 @@ def uniform(chain: Chain, share: float) -> Table:
     Raises:
         ChainError: even the least is more.
     """
-    rows = _even_rows(chain)
+    rows = even_rows(chain)
     costs = chain.macs(rows)
     fits = costs.double() <= share * chain.dense_macs * (1 + 1e-9)
     if not bool(fits.any()):
@@ -36,7 +36,7 @@ def uniform(chain: Chain, share: float) -> Table:
     return Table(rows[int(fits.nonzero().max())])
 
 
-def _even_rows(chain: Chain) -> Tensor:
+def even_rows(chain: Chain) -> Tensor:
     """``[1 + (k - 1) * m, m]``, growing: one stage is raised at a time."""
     stages = len(chain.stages)
     order = sorted(range(stages), key=lambda s: int(f"{s:016b}"[::-1], 2))  # a van der Corput sequence

@@ -15,6 +15,8 @@ from autoprune.search.runtime.memory import EpisodeMemory
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.vecenv import RuntimeVecEnv
 
+_APART = 0.2  # of the random actions, that follow no level
+
 
 def parts(observations: Tensor, controller_stages: int) -> tuple[Tensor, Tensor]:
     """(features ``[N, width]``, stage ``[N]``) of observations ``[N, width + 1]``; after the last stage: the last."""
@@ -51,11 +53,15 @@ class ControllerPolicy(DQNPolicy):
 class RuntimeDQN(DQN):
     """DQN whose episodes explore each on its own, with a share of random actions that falls over all rounds.
 
+    Most random actions of an episode lie around a level of its own: a network is trained where its layers are about as
+    narrow as each other, so actions that are drawn apart from each other say little of what is worth while.
+
     Attributes:
         planned: steps of all rounds.
     """
 
     planned: int = 1
+    _levels: Any = None
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         del total_timesteps
@@ -68,9 +74,16 @@ class RuntimeDQN(DQN):
         actions, state = self.policy.predict(observation, state, episode_start, True)
         if not deterministic:
             chance = np.random.random(np.shape(actions))
-            other = np.random.randint(0, int(self.action_space.n), np.shape(actions))  # type: ignore[attr-defined]
-            actions = np.where(chance < self.exploration_rate, other, actions)
+            actions = np.where(chance < self.exploration_rate, self._random(observation), actions)
         return actions, state
+
+    def _random(self, observation: Any) -> Any:
+        """Random actions ``[N]``."""
+        size, k = len(observation), int(self.action_space.n)  # type: ignore[attr-defined]
+        if self._levels is None or len(self._levels) != size or not observation[:, -1].any():
+            self._levels = np.random.uniform(-0.5, k - 0.5, size)
+        near = np.clip(np.rint(np.random.normal(self._levels, k / 8)), 0, k - 1).astype(np.int64)
+        return np.where(np.random.random(size) < _APART, np.random.randint(0, k, size), near)
 
 
 def build(settings: RuntimeSettings, envs: RuntimeVecEnv, shape: dict[str, Any], seed: int) -> RuntimeDQN:

@@ -40,15 +40,15 @@ class RuntimeSettings:
         epsilon: share of random actions at the end of exploration, which starts with 1 (``dqn``).
         exploration: part of all episodes in which that share falls (``dqn``).
         epochs, clip, entropy: passes over a batch, largest change of a ratio, weight of the bonus (``recurrent_ppo``).
+        prepare_steps: steps of the backbone before the first round, at even widths.
         finetune_steps: steps of the backbone in a round; 0 leaves it as it is.
         finetune_lr, finetune_batch_size, finetune_weight_decay, finetune_optimizer, finetune_precision: as of
             :class:`autoprune.train_loop.FinetuneSettings`; the rate falls over all rounds.
         finetune_clip_norm: longest gradient; ``None`` for any.
         distill_weight: share of the backbone's loss that follows the outputs of the network that was given.
         distill_temperature: of these outputs.
-        serve: shares of the dense multiply-accumulates that the knob is to give; each batch of the backbone is trained
-            at one of them. Empty for the knob 0 alone.
-        recalibrate_every: steps of the backbone after which the statistics of its norms are estimated anew.
+        serve: growing shares of the dense multiply-accumulates that the knob is to give. Each batch of the backbone is
+            trained at the first and once between each two of them. Empty for the knob 0 alone.
         seed: of everything random.
 
     Raises:
@@ -66,34 +66,33 @@ class RuntimeSettings:
     lr: float = 1e-3
     gamma: float = 1.0
     batch_size: int = 512
-    updates: int = 8
+    updates: int = 16
     memory: int = 8192
-    target_every: int = 4
+    target_every: int = 1
     epsilon: float = 0.1
     exploration: float = 0.5
     epochs: int = 4
     clip: float = 0.2
     entropy: float = 0.01
+    prepare_steps: int = 200
     finetune_steps: int = 200
     finetune_lr: float = 0.01
     finetune_batch_size: int = 128
     finetune_weight_decay: float = 5e-4
     finetune_optimizer: str = "sgd"
-    finetune_precision: str = "float32"
+    finetune_precision: str = "auto"
     finetune_clip_norm: float | None = None
     distill_weight: float = 0.5
     distill_temperature: float = 4.0
     serve: tuple[float, ...] = (0.3, 0.5, 0.8)
-    recalibrate_every: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
         one_of("agent", self.agent, tuple(AGENTS))
         for name in ("rounds", "episodes", "envs", "code", "hidden", "batch_size", "updates", "memory", "target_every"):
             whole(name, getattr(self, name), 1)
-        for name in ("epochs", "recalibrate_every"):
-            whole(name, getattr(self, name), 1)
-        for name in ("finetune_steps", "seed"):
+        whole("epochs", self.epochs, 1)
+        for name in ("prepare_steps", "finetune_steps", "seed"):
             whole(name, getattr(self, name), 0)
         for name in ("gamma", "epsilon", "exploration"):
             in_range(name, getattr(self, name), least=0, most=1)
@@ -103,6 +102,8 @@ class RuntimeSettings:
         object.__setattr__(self, "serve", tuple(self.serve))
         for share in self.serve:
             in_range("serve", share, above=0, most=1)
+        if list(self.serve) != sorted(set(self.serve)):
+            raise SettingsError(f"serve must grow from share to share, but got {', '.join(map(str, self.serve))}")
         if isinstance(self.penalty, bool) or not isinstance(self.penalty, (int, float)) or not self.penalty <= 0:
             raise SettingsError(
                 f"penalty must be a number of at most 0, the price of a group, but got {self.penalty!r}"
@@ -115,7 +116,7 @@ class RuntimeSettings:
     def finetune(self) -> FinetuneSettings:
         """Training of the backbone, over all rounds."""
         return FinetuneSettings(
-            steps=self.rounds * self.finetune_steps,
+            steps=self.prepare_steps + self.rounds * self.finetune_steps,
             lr=self.finetune_lr,
             batch_size=self.finetune_batch_size,
             weight_decay=self.finetune_weight_decay,
@@ -125,6 +126,11 @@ class RuntimeSettings:
             distill_weight=self.distill_weight,
             distill_temperature=self.distill_temperature,
         )
+
+    @property
+    def turns(self) -> int:
+        """Turns of backbone and controller."""
+        return bool(self.prepare_steps) + 2 * self.rounds
 
     @property
     def batches(self) -> int:

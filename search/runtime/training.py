@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from autoprune.envs.passage import Pay
+from autoprune.envs.runtime_task import check_finite
 from autoprune.files import write_text
 from autoprune.runtime import RuntimePrunedNetwork, calibrate, save_runtime
 from autoprune.search.runtime.judging import Greedy, Table, judge
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from autoprune.search.runtime.backbone import Backbone
 
 CHECKPOINT, LOG, CURVES = "checkpoint", "log.jsonl", "curves.png"
+TRUSTS = (1.0, 0.5, 0.25, 0.1, 0.0)  # of which the controller gets the best one
 Progress = Callable[[dict[str, Any], int], None]
 
 
@@ -84,55 +87,67 @@ def train_runtime(
 
 
 class _Course:
-    """A training as far as it has come: turn 2 r is the controller's of round r, turn 2 r + 1 the backbone's."""
+    """A training as far as it has come: the backbone is prepared, then each round has a turn of the controller and one
+    of the backbone."""
 
     def __init__(self, task: RuntimeTask, settings: RuntimeSettings, folder: Path | None) -> None:
         from autoprune.envs import RuntimeVectorEnv
         from autoprune.search.runtime.agents import Agent
         from autoprune.search.runtime.backbone import Backbone
+        from autoprune.search.runtime.baselines import even_rows
         from autoprune.search.runtime.keeping import chain_digest, read, restore
         from autoprune.search.runtime.vecenv import RuntimeVecEnv
 
         self.task, self.settings, self.folder = task, settings, folder
+        for name, split in task.data.parts():
+            if split.x.is_floating_point():
+                check_finite(split.x, range(len(split)), name)
         chain: Any = task.chain
         chain.to(memory_format=torch.channels_last)  # as its training has it: other layouts round otherwise
         self.identity = {**settings.to_dict(), "network": chain_digest(task.chain), "data": task.data.digest}
         self.envs = RuntimeVectorEnv(
             settings.envs, task=task, penalty=settings.penalty, alpha=settings.alpha, autoreset_mode="SameStep"
         )
-        seed = derive(settings.seed, "agent")
-        self.agent: Agent = Agent(settings, RuntimeVecEnv(self.envs), task.chain, seed)
+        seed, rows = derive(settings.seed, "agent"), even_rows(task.chain)
+        self.agent: Agent = Agent(settings, RuntimeVecEnv(self.envs, rows[len(rows) // 2].tolist()), task.chain, seed)
         self.backbone: Backbone = Backbone(task.chain, task.data, settings)
         self.log: list[dict[str, Any]] = []
         stored = None if folder is None else read(folder / CHECKPOINT, self.identity)
-        if folder is None or stored is None:
-            self.agent.standardise(_whole(task))
-        else:
+        if folder is not None and stored is not None:
             restore(folder / CHECKPOINT, stored, self.agent, self.backbone)
             self.log = stored["log"]
 
     def run(self, progress: Progress | None, turns: int | None) -> None:
         """Turns up to the end, or up to ``turns`` of them."""
-        total = 2 * self.settings.rounds
+        total = self.settings.turns
         while len(self.log) < (total if turns is None else min(turns, total)):
             began = time.monotonic()
-            line = self._turn(*divmod(len(self.log), 2))
+            line = self._turn(len(self.log) - bool(self.settings.prepare_steps))
             self.log.append({**line, "seconds": round(time.monotonic() - began, 3)})
             self._keep()
             if progress is not None:
                 progress(self.log[-1], total)
 
-    def _turn(self, number: int, backbone: int) -> dict[str, Any]:
-        controller = self.agent.controller()
-        line: dict[str, Any] = {"round": number, "turn": "backbone" if backbone else "controller"}
-        if backbone:
+    def _turn(self, turn: int) -> dict[str, Any]:
+        """Turn -1 prepares the backbone; 2 r is the controller's of round r, 2 r + 1 the backbone's."""
+        number, backbone = divmod(turn, 2)
+        kind = "prepare" if turn < 0 else "backbone" if backbone else "controller"
+        line: dict[str, Any] = {"round": max(number, 0), "turn": kind}
+        alpha = self.settings.alpha
+        self.envs.passage.pay = Pay(self.settings.penalty, self.task.measured_alpha() if alpha is None else alpha)
+        if turn < 0:
+            line["loss"] = self.backbone.prepare()
+        elif backbone:
             if self.settings.finetune_steps:
-                line["loss"] = self.backbone.turn(controller, number)
+                line["loss"] = self.backbone.turn(self.agent.controller(), number)
         else:
+            if number == 0:
+                self.agent.standardise(_whole(self.task))
             self.agent.learn(derive(self.settings.seed, "controller", number))
+            self.agent.trust = self.backbone.trust({trust: self.agent.controller(trust) for trust in TRUSTS})
+            line["trust"] = self.agent.trust
             line["episodes"] = (number + 1) * self.settings.batches * self.settings.envs
-            controller = self.agent.controller()
-        return line | self._judged(controller)
+        return line | self._judged(self.agent.controller())
 
     def _judged(self, controller: Any) -> dict[str, Any]:
         """What the controller and the whole network do on the validation split."""

@@ -1,0 +1,182 @@
+"""How the backbone of a runtime-pruned network is trained, and what its controller learns from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runtime_networks import ZOO, close, images, liven, random_actions, zoo
+from runtime_toy import toy_task
+from torch import Tensor, nn
+
+from autoprune.envs import RuntimeVectorEnv
+from autoprune.errors import ChainError
+from autoprune.models.common import conv_norm
+from autoprune.runtime import Chain, Controller, KnobRow, KnobTable, TrainingWalk
+from autoprune.search.runtime.backbone import Backbone, Greedily, Levels, ServingForward, ServingLoop
+from autoprune.search.runtime.judging import Greedy, judge
+from autoprune.search.runtime.settings import RuntimeSettings
+from autoprune.search.runtime.vecenv import RuntimeVecEnv
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def walked(chain: Chain, x: Tensor, actions: Tensor) -> TrainingWalk:
+    walk = chain.begin_training(x)
+    while not walk.done:
+        walk = walk.step(actions[:, walk.stage])
+    return walk
+
+
+@pytest.mark.parametrize("name", list(ZOO))
+def test_training_runs_what_is_deployed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without moments of the samples' own, all that is left of a training step is the network under its actions."""
+    monkeypatch.setattr("autoprune.runtime.execution.ENOUGH", 10**9)
+    chain, _, shape = zoo(name)
+    chain, x = chain.double(), images(5, shape).double()
+    actions = random_actions(5, chain)
+    with torch.no_grad():
+        training, deployed = chain.begin_training(x), chain.begin(x)
+        while not deployed.done:
+            assert close(training.pooled, deployed.pooled, 1e-10)
+            training, deployed = (w.step(actions[:, w.stage].contiguous()) for w in (training, deployed))
+    assert close(training.output, deployed.output, 1e-10)
+    assert torch.equal(training.actions, actions)
+    with pytest.raises(ChainError, match="nothing left to look at"):
+        _ = training.pooled
+    with pytest.raises(ChainError, match="stage 0 of"):
+        _ = chain.begin_training(x).output
+
+
+@settings(deadline=None, max_examples=20)
+@given(size=st.integers(30, 60), seed=st.integers(0, 10**6))
+def test_norms_take_the_moments_of_the_samples_that_read_the_same_width(size: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    first, second = conv_norm(2, 8), conv_norm(8, 8)
+    model = nn.Sequential(first, second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).double().eval()
+    chain = Chain(liven(model, 1).double(), images(2).double(), first=True)
+    x, actions = images(size, seed=seed).double(), random_actions(size, chain, seed)
+    with torch.no_grad():
+        found = walked(chain, x, actions).output
+        reads = F.relu(F.batch_norm(first[0](x), None, None, first[1].weight, first[1].bias, True, 0.0, first[1].eps))
+        made = torch.zeros(size, 8, *x.shape[2:], dtype=torch.float64)
+        for action in range(1, 5):
+            rows = actions[:, 0] == action
+            out = F.conv2d(reads[rows][:, : 2 * action], second[0].weight[:, : 2 * action], padding=1)
+            enough = out.numel() >= 128 * 8
+            moments = (None, None, enough) if enough else (*chain.norms.row("1.1", action), False)
+            if len(out):
+                made[rows] = F.batch_norm(
+                    out, *moments[:2], second[1].weight, second[1].bias, moments[2], 0.0, second[1].eps
+                )
+        there = torch.arange(8) < 2 * actions[:, 1:]
+        assert close(found, model[4](F.relu(made).mean((2, 3)) * there), 1e-9)
+
+
+def test_gradients_reach_what_was_run_alone() -> None:
+    chain, _, shape = zoo("vgg11_bn")
+    x = images(8, shape)
+    chain.backbone.requires_grad_(True)
+    walked(chain, x, torch.ones(8, len(chain.stages), dtype=torch.int64)).output.sum().backward()
+    stage = chain.stages[0]
+    weight: Any = chain.backbone.get_submodule(stage.name).weight
+    width = stage.channels if stage.lane is None else stage.lane.size(1)
+    kept = weight.shape[0] // 4
+    assert bool(weight.grad[:kept, :width].abs().sum() > 0)
+    assert not bool(weight.grad[kept:].any())
+
+
+def test_levels_give_the_share_that_is_asked_for() -> None:
+    chain, _, shape = zoo("vgg11_bn")
+    x = images(1, shape)
+    torch.manual_seed(0)
+    for share in (0.2, 0.5, 0.8):
+        decide = Levels(chain).start(torch.full((4000,), share))
+        walk = chain.begin_training(x)
+        actions = torch.stack([decide(walk) for _ in chain.stages], 1)
+        assert float(chain.macs(actions).double().mean()) / chain.dense_macs == pytest.approx(share, abs=0.03)
+        assert int(actions.max() - actions.min()) <= 1
+
+
+def test_each_sample_goes_through_at_every_share() -> None:
+    task = toy_task()
+    chain, controller = task.chain, Controller(task.chain.channels, 4)
+    settings_ = RuntimeSettings(serve=(0.4, 0.6, 0.9), prepare_steps=0, finetune_steps=1, finetune_batch_size=8)
+    backbone = Backbone(chain, task.data, settings_)
+    table = backbone.table(controller)
+    module = ServingForward(chain, Greedily(controller, table), settings_.serve)
+    x = task.data.train.inputs(slice(0, 8))
+    torch.manual_seed(0)
+    logits = module(x)
+    assert logits.shape == (3 * 8, 3)
+    least = judge(chain, task.data.train.subset(slice(0, 8)), Greedy(controller, table.knob(table.within(0.4))))
+    assert close(logits[:8], chain(x, least.actions), 1e-5)
+    loop = ServingLoop(module, task.data.train, settings_.finetune, seed=0, teacher=backbone.teacher)
+    assert loop.advance(1) > 0
+
+
+def test_what_is_compared_with_changes_what_is_paid_by_a_number_of_the_image_alone() -> None:
+    task = toy_task()
+    row = [2, 3]
+    plain, compared = (
+        RuntimeVecEnv(RuntimeVectorEnv(5, task=task, alpha=0.7, autoreset_mode="SameStep"), given)
+        for given in (None, row)
+    )
+    for envs in (plain, compared):
+        envs.seed(3)
+        envs.reset()
+    draws = np.random.default_rng(0)
+    for step in range(3 * len(task)):
+        index = plain.envs.unwrapped.passage.index  # type: ignore[attr-defined]
+        actions = draws.integers(0, 4, 5)
+        (_, one, done, _), (_, other, _, _) = plain.step(actions), compared.step(actions)
+        expected = np.zeros(5)
+        if step % len(task) == len(task) - 1:
+            assert done.all()
+            x, y = task.data.train.inputs(torch.from_numpy(index)), task.data.train.y[torch.from_numpy(index)]
+            with torch.no_grad():
+                expected = 0.7 * F.cross_entropy(task.chain(x, row), y, reduction="none").numpy()
+        np.testing.assert_allclose(other - one, expected, atol=1e-5)
+
+
+def test_a_damped_controller_sees_less_of_what_differs() -> None:
+    torch.manual_seed(0)
+    controller = Controller((3, 5), 4)
+    usual = [torch.randn(3), torch.randn(5)]
+    features, stage = torch.randn(6, 8), torch.tensor([0, 1, 0, 1, 0, 1])
+    assert close(controller.damped(usual, 1.0)(features, stage), controller(features, stage), 1e-6)
+    same = controller.damped(usual, 0.0)(features, stage)
+    assert close(same[::2], same[:1].expand(3, -1), 1e-6)
+    assert close(same[1::2], same[1:2].expand(3, -1), 1e-6)
+    half = controller.damped(usual, 0.5)(features, stage)
+    between = (features + torch.cat(usual)) / 2
+    assert close(half, controller(between, stage), 1e-5)
+
+
+def test_the_trust_that_is_right_most_often_is_taken() -> None:
+    task = toy_task()
+    backbone = Backbone(task.chain, task.data, RuntimeSettings(serve=(0.5, 0.8)))
+    good, bad = Controller(task.chain.channels, 4), Controller(task.chain.channels, 4)
+    tables = {
+        id(good): KnobTable((KnobRow(0, 1, 0.1, 0, 0.5), KnobRow(1, 2, 1.0, 0, 0.9)), 1),
+        id(bad): KnobTable((KnobRow(0, 1, 0.4, 0, 0.2), KnobRow(1, 2, 1.0, 0, 0.9)), 1),
+    }
+    backbone.table = lambda controller: tables[id(controller)]  # type: ignore[method-assign]
+    assert backbone.trust({1.0: bad, 0.5: good, 0.0: good}) == 0.5
+    alone = Backbone(task.chain, task.data, RuntimeSettings(serve=()))
+    assert alone.trust({1.0: bad, 0.5: good}) == 1.0
+
+
+def test_a_table_is_read_between_its_rows() -> None:
+    table = KnobTable((KnobRow(-1.0, 2, 0.2, 0, 0.5), KnobRow(1.0, 6, 0.6, 0, 0.9)), 10)
+    assert table.knob(0.3) == pytest.approx(-0.5)
+    assert table.accuracy(0.3) == pytest.approx(0.6)
+    assert table.accuracy(0.6) == 0.9
+    assert (table.within(0.1), table.within(0.4), table.within(2.0)) == (0.2, 0.4, 0.6)
+    with pytest.raises(ChainError, match=r"can be set to 0\.2 to 0\.6"):
+        table.accuracy(0.7)
