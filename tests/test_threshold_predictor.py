@@ -25,12 +25,13 @@ from autoprune.search.threshold.foretell import affordable
 from autoprune.search.threshold.options import ThresholdOptions
 from autoprune.search.threshold.stored import load_predictor, read_predictor, store_predictor
 from autoprune.search.threshold.surrogate import Surrogate
-from autoprune.search.threshold.training import calibration, train
+from autoprune.search.threshold.training import Lesson, calibration, described, lesson_of, train
+from autoprune.search.threshold.transfer import PRIOR, between_networks
 from autoprune.sensitivity import sensitivity
 from autoprune.space import SearchSpace
 
 QUICK = FitSettings(steps=60, hidden=24, members=4)
-TRAINED = {"studies": [], "trials": 0, "seed": 0}
+TRAINED = {"studies": [], "trials": 0, "seed": 0, "between_networks": 1.0}
 
 
 def trials(problem: DropCurves, space: SearchSpace, facts: NetworkFacts, count: int, seed: int) -> Examples:
@@ -139,7 +140,7 @@ def test_a_stored_predictor_learns_on(tmp_path: Path):
             "knows version 99 of the features, but this release has version 1",
         ),
         (lambda d: d["features"]["names"].pop(), "knows version 1 of the features"),
-        (lambda d: d.update(version=3), "of version 3, but this release reads .* of version 1"),
+        (lambda d: d.update(version=3), "of version 3, but this release reads .* of version 2"),
         (lambda d: d.pop("trained"), "cannot be read: KeyError"),
         (lambda d: d.update(settings={"members": "five"}), "members.* must be a whole number"),
     ],
@@ -180,12 +181,19 @@ def test_studies_of_every_controller_teach_and_warm_searches_start_from_them(tmp
         )
     studies = [open_study(tmp_path / name) for name in ("tpe", "random")]
     surrogate = train(studies, settings=QUICK)
-    found = calibration(surrogate, studies[0], seen=True)
+    found = calibration(surrogate, studies[0])
     assert found.trials == 11
     assert found.rank_correlation is not None
     assert found.rank_correlation > 0.5
     assert 0 <= found.coverage["68%"] <= found.coverage["95%"] <= 1
-    store_predictor(tmp_path / "p", surrogate, TRAINED)
+    told = described(studies, 0, QUICK)
+    store_predictor(tmp_path / "p", surrogate, told)
+    kept = read_predictor(tmp_path / "p")
+    assert kept.between(str(studies[0].facts["model"])) is None
+    assert kept.between("another") == told["between_networks"]
+    wide = calibration(surrogate, studies[0], between=kept.between("another"))
+    assert (found.seen, wide.seen) == (True, False)
+    assert all(w > f for w, f in zip(wide.spread, found.spread, strict=True))
     new = DropCurves(4, seed=2)
     options = {"predictor": str(tmp_path / "p"), "fit_steps": 20}
     warm = search(new, budget="macs=0.5", controller="threshold_mlp", trials=4, options=options)
@@ -196,6 +204,21 @@ def test_studies_of_every_controller_teach_and_warm_searches_start_from_them(tmp
     assert some.macs < 1
     assert some.drop <= 0.1
     assert not any(none.thresholds.values())
+
+
+def test_the_spread_between_networks_is_what_predictions_from_others_are_off_by(tmp_path: Path):
+    search(DropCurves(3, seed=0), budget="macs=0.5", controller="random", trials=8, run_dir=tmp_path / "a")
+    one = lesson_of(open_study(tmp_path / "a"))
+    assert between_networks([one, one], QUICK, 0) == PRIOR  # nothing is known about networks from a single one
+
+    def other(factor: float) -> Lesson:
+        """The same network under another name, on which everything costs ``factor`` times as much."""
+        study = replace(one.study, facts={**one.study.facts, "model": "other"})
+        return replace(one, study=study, trials=replace(one.trials, harm=one.trials.harm * np.float32(factor)))
+
+    alike, unlike = (between_networks([one, other(factor)], QUICK, 0) for factor in (1.0, 6.0))
+    assert alike == pytest.approx(PRIOR / np.sqrt(3), rel=0.2)  # two networks of which the other tells all
+    assert alike < PRIOR < unlike
 
 
 def test_studies_that_cannot_teach_are_refused(tmp_path: Path):

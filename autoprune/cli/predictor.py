@@ -39,8 +39,8 @@ def train(settings: PredictorTrainSettings, studies: list[str]) -> None:
     found = _studies(studies)
     fitting = replace(TRAINING, steps=settings.fit_steps, members=settings.members, hidden=settings.hidden)
     surrogate = learn(found, settings=fitting, seed=settings.seed)
-    store_predictor(settings.out, surrogate, described(found, settings.seed))
-    _show("How well it fits what it was trained on", [calibration(surrogate, study, seen=True) for study in found])
+    store_predictor(settings.out, surrogate, described(found, settings.seed, fitting))
+    _show("How well it fits what it was trained on", [calibration(surrogate, study) for study in found])
     say(f"Stored in {settings.out}")
     say(f"Next:  autoprune search --controller threshold_mlp --predictor {settings.out}")
     say(f"       autoprune predictor report {settings.out} STUDY")
@@ -55,8 +55,8 @@ def report(settings: PredictorReportSettings, predictor: Path, studies: list[str
 
     facts = read_predictor(predictor)
     surrogate = load_predictor(predictor)
-    studied = [(study, str(study.facts["model"]) in facts.networks) for study in _studies(studies)]
-    found = [calibration(surrogate, study, seen=seen) for study, seen in studied]
+    studied = [(study, facts.between(str(study.facts["model"]))) for study in _studies(studies)]
+    found = [calibration(surrogate, study, between=between) for study, between in studied]
     _show(f"The predictor in {predictor}", found)
     out = settings.out or predictor.with_name(f"{predictor.name}-report")
     data: dict[str, Any] = {"predictor": dict(facts.trained), "studies": [one.to_dict() for one in found]}

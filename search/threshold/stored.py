@@ -18,7 +18,7 @@ from autoprune.search.threshold.surrogate import Surrogate
 from autoprune.seeding import generator
 
 PREDICTOR_JSON, PREDICTOR_TENSORS = "predictor.json", "predictor.safetensors"
-FORMAT, VERSION = "autoprune.predictor", 1
+FORMAT, VERSION = "autoprune.predictor", 2
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class PredictorFacts:
     Attributes:
         folder: where it is.
         settings: it was fitted with.
-        trained: ``studies`` (name, network, data, trials), ``trials`` and ``seed``.
+        trained: ``studies`` (name, network, data, trials), ``trials``, ``seed``, and ``between_networks``: how far it
+            may be off on a network of which it has seen nothing, as a share of the predicted harm.
     """
 
     folder: Path
@@ -39,6 +40,10 @@ class PredictorFacts:
     def networks(self) -> frozenset[str]:
         """Digests of the networks it has seen."""
         return frozenset(str(study["model"]) for study in self.trained["studies"])
+
+    def between(self, network: str) -> float | None:
+        """``between_networks`` for a network (its digest) that it has not seen, else ``None``."""
+        return None if network in self.networks else float(self.trained["between_networks"])
 
 
 def store_predictor(folder: str | Path, surrogate: Surrogate, trained: Mapping[str, Any]) -> None:
@@ -101,7 +106,7 @@ def read_predictor(folder: str | Path) -> PredictorFacts:
             )
         trained = data["trained"]
         facts = PredictorFacts(Path(folder), FitSettings(**data["settings"]), trained)
-        assert isinstance(facts.networks, frozenset)
+        assert facts.between("") is not None
         return facts
     except OSError as error:
         raise ArtifactError(

@@ -14,6 +14,7 @@ from autoprune.search.threshold.ensemble import FitSettings
 from autoprune.search.threshold.examples import Examples, study_examples
 from autoprune.search.threshold.facts import LAYERS, NetworkFacts, drop_of
 from autoprune.search.threshold.surrogate import Surrogate
+from autoprune.search.threshold.transfer import between_networks
 from autoprune.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
@@ -80,11 +81,12 @@ def train(studies: Sequence[StoredStudy], *, settings: FitSettings = TRAINING, s
     return Surrogate.fitted(Examples.joined(p for one in lessons for p in (one.trials, one.curves)), settings, seed)
 
 
-def described(studies: Sequence[StoredStudy], seed: int) -> dict[str, Any]:
+def described(studies: Sequence[StoredStudy], seed: int, settings: FitSettings = TRAINING) -> dict[str, Any]:
     """What is stored with a predictor about its training."""
     lessons = [lesson_of(study) for study in studies]
     return {
         "seed": seed,
+        "between_networks": between_networks(lessons, settings, seed),
         "trials": sum(len(lesson.trials) for lesson in lessons),
         "studies": [
             {
@@ -130,8 +132,13 @@ class Calibration:
 INTERVALS = {"68%": 1.0, "95%": 1.96}
 
 
-def calibration(surrogate: Surrogate, study: StoredStudy, *, seen: bool = False) -> Calibration:
+def calibration(surrogate: Surrogate, study: StoredStudy, *, between: float | None = None) -> Calibration:
     """How well ``surrogate`` foretells the trials of ``study``.
+
+    Args:
+        surrogate: the predictor.
+        study: what was measured.
+        between: for a network that it has not seen, :func:`~autoprune.search.threshold.transfer.between_networks`.
 
     Raises:
         StudyError: it does not describe its layers, or has no evaluated trial.
@@ -143,14 +150,14 @@ def calibration(surrogate: Surrogate, study: StoredStudy, *, seen: bool = False)
     if not len(examples):
         raise StudyError(f"the study {study.name!r} in {study.where} has no evaluated trial to compare with")
     found = surrogate.plans(examples)
-    spread = found.spread(examples.noise.astype(np.float64))
+    spread = np.hypot(found.spread(examples.noise.astype(np.float64)), (between or 0.0) * found.mean)
     away = np.abs(found.mean - examples.harm)
     predicted = np.array([drop_of(float(h), dense) for h in found.mean])
     measured = np.array([drop_of(float(h), dense) for h in examples.harm])
     known = len(examples) > 2 and np.ptp(predicted) > 0 and np.ptp(measured) > 0
     return Calibration(
         study=study.name,
-        seen=seen,
+        seen=between is None,
         trials=len(examples),
         rank_correlation=float(spearmanr(predicted, measured).statistic) if known else None,
         error=float(np.abs(predicted - measured).mean()),
