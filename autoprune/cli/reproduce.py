@@ -16,6 +16,7 @@ from autoprune.report.format import duration, milliseconds, number, percent, siz
 from autoprune.settings import ReproducePredictorSettings, SearchSettings
 
 if TYPE_CHECKING:
+    from autoprune.costs import LatencySettings
     from autoprune.opening import Opened
     from autoprune.search.threshold.experiment import Case, Line, Setup
 
@@ -105,7 +106,7 @@ def _check_folder(settings: ReproducePredictorSettings) -> None:
 def _network(settings: ReproducePredictorSettings, inner: SearchSettings, opened: Opened, place: Path) -> list[Line]:
     """All lines of one network, and the pictures of its norms."""
     from autoprune.cli.search import BASE, CACHE, with_base
-    from autoprune.opening import objective_of
+    from autoprune.opening import latency_of, objective_of
     from autoprune.search.threshold.experiment import Case, Setup
 
     opened = with_base(inner, opened, place / BASE)
@@ -120,13 +121,33 @@ def _network(settings: ReproducePredictorSettings, inner: SearchSettings, opened
         settings.seed,
         "" if settings.predictor is None else str(settings.predictor),
     )
-    lines: list[Line] = []
+    lines: list[tuple[Case, Line]] = []
     for scope in settings.scopes:
         case = Case.of(opened, objective, scope, place / scope, setup)
         mine = _scope(settings, case, setup)
         _picture(case, mine)
-        lines += mine
-    return lines
+        lines += [(case, line) for line in mine]
+    return _timed(lines, latency_of(inner))
+
+
+def _timed(lines: list[tuple[Case, Line]], settings: LatencySettings) -> list[Line]:
+    """All lines with their times, which are taken anew where one of them has none yet."""
+    from autoprune.search.threshold.experiment import timed
+
+    made = [line for _, line in lines]
+    if all(line.test_s for line in made):
+        return made
+    say("Taking the times of all networks side by side")
+    folders = [case.place(line.how) for case, line in lines]
+    objective = lines[0][0].objective
+    made = timed(made, folders, objective.graph.norms, objective.data.test, settings)
+    for (case, _), line in zip(lines, made, strict=True):
+        _store(_file(case, line.how), line.to_dict())
+    return made
+
+
+def _file(case: Case, how: str) -> Path:
+    return case.folder / "lines" / f"{how}.json"
 
 
 def _scope(settings: ReproducePredictorSettings, case: Case, setup: Setup) -> list[Line]:
@@ -138,7 +159,7 @@ def _scope(settings: ReproducePredictorSettings, case: Case, setup: Setup) -> li
     lines: list[Line] = []
 
     def kept(how: str) -> bool:
-        path = case.folder / "lines" / f"{how}.json"
+        path = _file(case, how)
         if path.is_file():
             lines.append(Line(**json.loads(path.read_text(encoding="utf-8"))))
         return path.is_file()
@@ -146,7 +167,7 @@ def _scope(settings: ReproducePredictorSettings, case: Case, setup: Setup) -> li
     def made(how: str, plan: Plan, trials: int, seconds: float, short: float | None = None) -> None:
         before = lines[0] if lines else None
         lines.append(case.line(how, plan, before, trials=trials, seconds=seconds, short=short))
-        _store(case.folder / "lines" / f"{how}.json", lines[-1].to_dict())
+        _store(_file(case, how), lines[-1].to_dict())
 
     say(f"{case.opened.spec.factory}, {case.scope}: {', '.join(g.name for g in case.space.groups)}")
     hand = case.hand_plan()

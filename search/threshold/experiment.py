@@ -9,7 +9,7 @@ for the person.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,9 @@ from autoprune.space import SearchSpace
 from autoprune.thresholds import knee, sorted_shares, threshold_of
 
 if TYPE_CHECKING:
+    from autoprune.costs import LatencySettings
+    from autoprune.data import Split
+    from autoprune.deploy import Pairs
     from autoprune.objective import Objective
     from autoprune.opening import Opened
     from autoprune.search.progress import Progress
@@ -39,7 +42,7 @@ class Line:
         validation, test: accuracy after full retraining, float32.
         drop: test accuracy lost against the network before pruning.
         short: validation accuracy after the short retraining of the trial that was chosen; ``None`` without trials.
-        test_s: seconds of one pass over the test split; ``latency_ms``: of one sample.
+        test_s: seconds of one pass over the test split; ``latency_ms``: of one sample; both 0 until :func:`timed`.
         params, macs, bytes: what is left; bytes of the stored file.
         trials: plans evaluated to choose it, baselines of the search among them.
         seconds: spent on these, on the final retraining and on its judgement.
@@ -54,8 +57,6 @@ class Line:
     test: float
     drop: float
     short: float | None
-    test_s: float
-    latency_ms: float
     params: int
     macs: int
     bytes: int
@@ -63,6 +64,8 @@ class Line:
     seconds: float
     thresholds: Mapping[str, float]
     note: str = ""
+    test_s: float = 0.0
+    latency_ms: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
@@ -171,12 +174,9 @@ class Case:
         started = time.monotonic()
         plan = replace(plan, steps=self.setup.final_steps if plan.decisions else 0)
         built = self.objective.build(plan)
-        place = self.folder / how.partition(" (")[0].replace(", ", "-").replace(" ", "-")
-        stored = self._store(place, built, plan)
+        stored = self._store(self.place(how), built, plan)
         validation = self.objective.confirm(built, "validation").accuracy
-        tested = time.monotonic()
         test = evaluate(built.module.eval(), self.objective.data.test).accuracy
-        test_s = time.monotonic() - tested
         cost = self.objective.cost(plan)
         reference = test if before is None else before.test
         late = short is not None and short < (self.objective.dense.accuracy or 0.0) - self.setup.drop
@@ -188,8 +188,6 @@ class Case:
             test=test,
             drop=reference - test,
             short=short,
-            test_s=test_s,
-            latency_ms=self.objective.latency(replace(plan, steps=None)),
             params=cost.params,
             macs=cost.macs,
             bytes=stored,
@@ -198,6 +196,10 @@ class Case:
             thresholds=self.thresholds(replace(plan, steps=None)),
             note="no trial lost so little" if late and how == AUTOMATED["drop"] else "",
         )
+
+    def place(self, how: str) -> Path:
+        """Folder of the network of a line."""
+        return self.folder / how.partition(" (")[0].replace(", ", "-").replace(" ", "-")
 
     def _store(self, folder: Path, built: Any, plan: Plan) -> int:
         """Store a network with its plan; the bytes of its file."""
@@ -215,3 +217,36 @@ class Case:
         )
         write_text(folder / "plan.json", plan.to_json() + "\n")
         return (folder / MODEL_TENSORS).stat().st_size
+
+
+def timed(
+    lines: Sequence[Line], folders: Sequence[Path], norms: Pairs, split: Split, settings: LatencySettings
+) -> list[Line]:
+    """``lines`` with the times of their stored networks, taken one after the other so that they can be compared.
+
+    Args:
+        lines: of one network.
+        folders: where each is stored.
+        norms: pairs that are folded, as of :func:`autoprune.deploy.deployed`.
+        split: what one pass goes over.
+        settings: of the latency, which is that of the deployed form on the CPU.
+
+    Raises:
+        ArtifactError: a stored network cannot be read.
+    """
+    from autoprune.artifacts import load
+    from autoprune.costs import measure_latency
+    from autoprune.deploy import deployed
+    from autoprune.evaluation import evaluate
+
+    networks = [load(folder).eval() for folder in folders]
+    one = split.inputs(slice(0, 1)).cpu()
+    latencies = [measure_latency(deployed(network, norms), one, settings).median_ms for network in networks]
+    seconds = []
+    for network in networks:
+        network.to(split.device)
+        started = time.monotonic()
+        evaluate(network, split)
+        seconds.append(time.monotonic() - started)
+    both = zip(lines, seconds, latencies, strict=True)
+    return [replace(line, test_s=spent, latency_ms=latency) for line, spent, latency in both]
