@@ -199,8 +199,11 @@ def open_runtime_task(settings: Any, task: str = "digits") -> tuple[RuntimeTask,
         SettingsError: there is no trained network.
         AutopruneError: files or contents that cannot be used.
     """
+    from autoprune.methods import get_method
     from autoprune.opening import open_base
 
+    if settings.order != "none":
+        get_method(settings.order)  # before anything is read
     opened = open_base(with_network(settings, task))
     return _cut(opened.module(), opened.data, settings, task), opened
 

@@ -72,6 +72,9 @@ def test_bad_input_is_one_line(trained: Path, tmp_path: Path) -> None:
 
     for arguments, match in (
         (("train", "--penalty", 0.1), "setting 'penalty'"),
+        (("train", "--serve", 1.5, "--base", "none"), "serve must be a number above 0 and at most 1, but got 1.5"),
+        (("train", "--serve", 0.5, "--serve", 0.3), "serve must grow from share to share, but got 0.5, 0.3"),
+        (("train", "--order", "l3_norm", "--base", "none"), "unknown method 'l3_norm'"),
         (("train", "--groups", 99, "--out", tmp_path / "x"), "has 32 channels, which cannot make 99 groups"),
         (("train", "--data", "mnist"), "needs a trained network"),
         (("train", "--out", trained, *QUICK, "--penalty", -0.3), "was begun with other settings"),

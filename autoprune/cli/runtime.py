@@ -38,10 +38,10 @@ def train(settings: RuntimeTrainSettings) -> None:
     from autoprune.search.runtime.settings import RuntimeSettings
     from autoprune.search.runtime.training import Store, train_runtime
 
+    engine = RuntimeSettings(**{name: getattr(settings, name) for name in RuntimeSettings.__dataclass_fields__})
     use_threads(settings.threads)
     task, opened = open_runtime_task(settings, settings.data or "digits")
     out = settings.out or default_folder("runs", opened).with_name(f"{opened.name}-runtime")
-    engine = RuntimeSettings(**{name: getattr(settings, name) for name in RuntimeSettings.__dataclass_fields__})
     how = f"{len(task)} stages of {settings.groups} groups, {settings.rounds} rounds with {settings.agent}"
     say(f"Training {opened.spec.factory} on {opened.data.name}: {how}")
     with folder_lock(out, "training", ArtifactError):
