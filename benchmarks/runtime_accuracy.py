@@ -1,6 +1,8 @@
 """Accuracy against mean multiply-accumulates: networks that decide at run time beside static ones, on real data.
 
-Every part starts from the same trained network and is given the same number of retraining steps with the same settings.
+Every part starts from the same trained network and is given the same number of retraining steps with the same settings,
+distillation from that network included. A step of the runtime-pruned network goes over its batch at several shares, as
+it serves all of them; a static network is retrained for one share alone.
 
 - ``dqn``, ``recurrent_ppo``: one network with its knob set to each of ``--shares``. Beside it, at the mean
   multiply-accumulates that it really takes: random actions, a confidence threshold and constant actions on the same
@@ -56,7 +58,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.steps = options.rounds * options.finetune_steps
+        self.steps = options.prepare_steps + options.rounds * options.finetune_steps
 
     def row(self, kind: str, seed: int) -> dict[str, Any]:
         """The row of one part, made now or earlier."""
@@ -81,9 +83,11 @@ class Bench:
                 "penalty": o.penalty,
                 "rounds": o.rounds,
                 "episodes": o.episodes,
+                "groups": o.groups,
+                "first": o.first,
+                "prepare_steps": o.prepare_steps,
                 "finetune_steps": o.finetune_steps,
                 "finetune_lr": o.lr,
-                "serve": o.shares,
                 "seed": seed,
                 **o.set,
             }
@@ -126,7 +130,14 @@ class Bench:
     def _static(self, seed: int) -> dict[str, Any]:
         o = self.options
         opened = open_base(SearchSettings.make({"base": o.base, "budget": ("macs=0.5",), "device": o.device}))
-        retraining = FinetuneSettings(batch_size=128, lr=o.lr, weight_decay=5e-4)
+        taught = RuntimeSettings()
+        retraining = FinetuneSettings(
+            batch_size=128,
+            lr=o.lr,
+            weight_decay=5e-4,
+            distill_weight=taught.distill_weight,
+            distill_temperature=taught.distill_temperature,
+        )
         objective = Objective(opened.module(), opened.data, settings=ObjectiveSettings(finetune=retraining, seed=seed))
         space = SearchSpace.from_graph(objective.graph, max_sparsity=0.9)
         made: dict[str, Any] = {"dense": objective.confirm(Plan(steps=0), "test").accuracy, "shares": list(o.shares)}
@@ -176,7 +187,10 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.8])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--episodes", type=int, default=7680, help="in a round")
-    parser.add_argument("--finetune-steps", type=int, default=420, help="a round; static plans get all at once")
+    parser.add_argument("--prepare-steps", type=int, default=400, help="before the first round")
+    parser.add_argument("--finetune-steps", type=int, default=340, help="a round; static plans get all at once")
+    parser.add_argument("--groups", type=int, default=4)
+    parser.add_argument("--first", action="store_true", help="decide about the first convolution too")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--penalty", type=float, default=-0.05)
     parser.add_argument("--trials", type=int, default=40, help="plans of each static search")

@@ -20,7 +20,12 @@ def curves(log: Sequence[dict[str, Any]], path: Path) -> None:
     ):
         axes.plot(turns, [line[name] for line in log], marker="o", markersize=3, color=color, label=label)
     axes.set_xticks(list(turns), [f"{line['round'] + 1} {line['turn'][0]}" for line in log], fontsize=7)
-    _label(axes, "Turns of controller (c) and backbone (b)", "round and turn", "on the validation split")
+    _label(
+        axes,
+        "Preparation (p), then turns of controller (c) and backbone (b)",
+        "round and turn",
+        "on the validation split",
+    )
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     save(figure, path)
 
