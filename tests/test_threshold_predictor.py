@@ -25,7 +25,7 @@ from autoprune.search.threshold.foretell import affordable
 from autoprune.search.threshold.options import ThresholdOptions
 from autoprune.search.threshold.stored import load_predictor, read_predictor, store_predictor
 from autoprune.search.threshold.surrogate import Surrogate
-from autoprune.search.threshold.training import Lesson, calibration, described, lesson_of, train
+from autoprune.search.threshold.training import Lesson, calibration, described, lesson_of, pruned_in, train
 from autoprune.search.threshold.transfer import PRIOR, between_networks
 from autoprune.sensitivity import sensitivity
 from autoprune.space import SearchSpace
@@ -189,9 +189,12 @@ def test_studies_of_every_controller_teach_and_warm_searches_start_from_them(tmp
     told = described(studies, 0, QUICK)
     store_predictor(tmp_path / "p", surrogate, told)
     kept = read_predictor(tmp_path / "p")
-    assert kept.between(str(studies[0].facts["model"])) is None
-    assert kept.between("another") == told["between_networks"]
-    wide = calibration(surrogate, studies[0], between=kept.between("another"))
+    network, pruned = str(studies[0].facts["model"]), pruned_in(studies[0])
+    assert len(pruned) == 4
+    assert kept.between(network, pruned) is None
+    assert kept.between(network, [*pruned, "a layer that nothing was taken from"]) == told["between_networks"]
+    assert kept.between("another", pruned) == told["between_networks"]
+    wide = calibration(surrogate, studies[0], between=kept.between("another", pruned))
     assert (found.seen, wide.seen) == (True, False)
     assert all(w > f for w, f in zip(wide.spread, found.spread, strict=True))
     new = DropCurves(4, seed=2)

@@ -51,11 +51,11 @@ def report(settings: PredictorReportSettings, predictor: Path, studies: list[str
     from autoprune import plots, threshold_plots
     from autoprune.files import write_text
     from autoprune.search.threshold.stored import load_predictor, read_predictor
-    from autoprune.search.threshold.training import calibration
+    from autoprune.search.threshold.training import calibration, pruned_in
 
     facts = read_predictor(predictor)
     surrogate = load_predictor(predictor)
-    studied = [(study, facts.between(str(study.facts["model"]))) for study in _studies(studies)]
+    studied = [(study, facts.between(str(study.facts["model"]), pruned_in(study))) for study in _studies(studies)]
     found = [calibration(surrogate, study, between=between) for study, between in studied]
     _show(f"The predictor in {predictor}", found)
     out = settings.out or predictor.with_name(f"{predictor.name}-report")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ class PredictorFacts:
     Attributes:
         folder: where it is.
         settings: it was fitted with.
-        trained: ``studies`` (name, network, data, trials), ``trials``, ``seed``, and ``between_networks``: how far it
-            may be off on a network of which it has seen nothing, as a share of the predicted harm.
+        trained: ``studies`` (name, network, data, trials, pruned layers), ``trials``, ``seed``, and
+            ``between_networks``: how far it may be off on a network of which it has seen nothing, as a share of the
+            predicted harm.
     """
 
     folder: Path
@@ -41,9 +42,10 @@ class PredictorFacts:
         """Digests of the networks it has seen."""
         return frozenset(str(study["model"]) for study in self.trained["studies"])
 
-    def between(self, network: str) -> float | None:
-        """``between_networks`` for a network (its digest) that it has not seen, else ``None``."""
-        return None if network in self.networks else float(self.trained["between_networks"])
+    def between(self, network: str, pruned: Iterable[str]) -> float | None:
+        """``between_networks`` where it has not seen a network (its digest) or a layer of it pruned, else ``None``."""
+        seen = {layer for study in self.trained["studies"] if study["model"] == network for layer in study["pruned"]}
+        return None if network in self.networks and seen.issuperset(pruned) else float(self.trained["between_networks"])
 
 
 def store_predictor(folder: str | Path, surrogate: Surrogate, trained: Mapping[str, Any]) -> None:
@@ -106,7 +108,7 @@ def read_predictor(folder: str | Path) -> PredictorFacts:
             )
         trained = data["trained"]
         facts = PredictorFacts(Path(folder), FitSettings(**data["settings"]), trained)
-        assert facts.between("") is not None
+        assert facts.between("", ()) is not None
         return facts
     except OSError as error:
         raise ArtifactError(

@@ -94,10 +94,17 @@ def described(studies: Sequence[StoredStudy], seed: int, settings: FitSettings =
                 "model": one.study.facts["model"],
                 "data": one.study.facts["data"],
                 "trials": len(one.trials),
+                "pruned": pruned_in(one.study),
             }
             for one in lessons
         ],
     }
+
+
+def pruned_in(study: StoredStudy) -> list[str]:
+    """Layers that a trial of ``study`` took something from: of the others nothing can be learned."""
+    plans = [trial.plan for trial in study.trials if trial.usable and trial.plan is not None]
+    return sorted({decision.layer for plan in plans for decision in plan.decisions})
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class Calibration:
     """A predictor against the trials of one study.
 
     Attributes:
-        study: its name; ``seen``: whether the predictor was trained on this network.
+        study: its name; ``seen``: whether the predictor was trained on this network and all layers that were pruned.
         trials: compared.
         rank_correlation: Spearman's, of predicted and measured drop; ``None`` for fewer than 3 trials.
         error: mean absolute difference of the two, in accuracy; ``bias``: predicted minus measured, mean.
@@ -138,7 +145,8 @@ def calibration(surrogate: Surrogate, study: StoredStudy, *, between: float | No
     Args:
         surrogate: the predictor.
         study: what was measured.
-        between: for a network that it has not seen, :func:`~autoprune.search.threshold.transfer.between_networks`.
+        between: for a network or layers that it has not seen,
+            :func:`~autoprune.search.threshold.transfer.between_networks`.
 
     Raises:
         StudyError: it does not describe its layers, or has no evaluated trial.
