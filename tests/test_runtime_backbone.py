@@ -18,6 +18,7 @@ from autoprune.envs import RuntimeVectorEnv
 from autoprune.errors import ChainError
 from autoprune.models.common import conv_norm
 from autoprune.runtime import Chain, Controller, KnobRow, KnobTable, TrainingWalk
+from autoprune.runtime.execution import _moments
 from autoprune.search.runtime.backbone import Backbone, Greedily, Levels, ServingForward, ServingLoop
 from autoprune.search.runtime.judging import Greedy, judge
 from autoprune.search.runtime.settings import RuntimeSettings
@@ -180,3 +181,33 @@ def test_a_table_is_read_between_its_rows() -> None:
     assert (table.within(0.1), table.within(0.4), table.within(2.0)) == (0.2, 0.4, 0.6)
     with pytest.raises(ChainError, match=r"can be set to 0\.2 to 0\.6"):
         table.accuracy(0.7)
+
+
+def test_neither_moments_nor_decisions_are_rounded_by_autocast() -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(40, 3, 8, 8) + 20).bfloat16()
+    place = torch.arange(40) % 2
+    mean, var = torch.zeros(4, 3), torch.ones(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        means, variances = _moments(x, place, mean, var)
+    for row in (0, 1):
+        own = x[place == row].double()
+        assert close(means[row].double(), own.mean((0, 2, 3)), 1e-4)
+        assert close(variances[row].double(), own.var((0, 2, 3), correction=0), 1e-2)
+    assert torch.equal(variances[2:], var[2:])
+
+    task = toy_task()
+    controller = Controller(task.chain.channels, 4)
+    module = ServingForward(task.chain, Greedily(controller, None), ())
+    seen: list[torch.dtype] = []
+    step = controller.step
+
+    def watched(*given: Any) -> Any:
+        found = step(*given)
+        seen.append(found[0].dtype)
+        return found
+
+    controller.step = watched  # type: ignore[method-assign]
+    with torch.autocast("cpu", torch.bfloat16):
+        module(task.data.train.inputs(slice(0, 8)))
+    assert seen == [torch.float32] * len(task)

@@ -73,7 +73,7 @@ class Controller(nn.Module):
         """
         encoder = self.encoders[stage]
         assert isinstance(encoder, nn.Linear)
-        pooled = pooled.to(state.device)
+        pooled = pooled.to(state)
         code = nn.functional.linear(pooled, encoder.weight[:, : pooled.shape[1]], encoder.bias)
         state = self.core(code, state)
         return self.decoder(state), state

@@ -148,10 +148,9 @@ def _moments(x: Tensor, place: Tensor, mean: Tensor, var: Tensor) -> tuple[Tenso
     """``mean`` and ``var`` ``[k, C]`` with the moments of ``x`` in the rows that enough samples have in ``place``."""
     values, positions = x.to(mean.dtype), tuple(range(2, x.dim()))
     first, second = (v.mean(positions) if positions else v for v in (values, values.square()))  # [N, C]
-    member = F.one_hot(place, len(mean)).T.to(mean.dtype)  # [k, N]
-    count = member.sum(1, keepdim=True)
-    own = member @ first / count.clamp(min=1)
-    spread = (member @ second / count.clamp(min=1) - own.square()).clamp(min=0)
+    count = place.bincount(minlength=len(mean))[:, None].to(mean.dtype)
+    own, squares = (torch.zeros_like(mean).index_add(0, place, v) / count.clamp(min=1) for v in (first, second))
+    spread = (squares - own.square()).clamp(min=0)  # a matrix product would be rounded to bfloat16 under autocast
     enough = count * (x.numel() // (x.shape[0] * x.shape[1])) >= ENOUGH
     return torch.where(enough, own, mean), torch.where(enough, spread, var)
 

@@ -59,15 +59,7 @@ class Greedily:
     def start(self, shares: Tensor) -> Decide:
         """The knob of each share; 0 without a table."""
         knobs = torch.tensor([self.knob(share) for share in shares.tolist()], dtype=torch.float64)
-        bias = knobs[:, None] * torch.arange(self._controller.groups)
-        state = [self._controller.start(len(shares))]
-
-        @torch.no_grad()
-        def decide(walk: TrainingWalk) -> Tensor:
-            scores, state[0] = self._controller.step(walk.stage, walk.pooled.float(), state[0])
-            return (scores.cpu() + bias).argmax(1) + 1
-
-        return decide
+        return Greedy(self._controller, knobs[:, None]).start(shares)
 
     def knob(self, share: float) -> float:
         """As near to ``share`` as the table comes."""
@@ -102,7 +94,9 @@ class ServingForward(nn.Module):
         walk = self.chain.begin_training(x.repeat(self.passes, *[1] * (x.dim() - 1)))
         decide = self._serving.start(shares.flatten())
         while not walk.done:
-            walk = walk.step(decide(walk))
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # scores differ by less than bfloat16
+                actions = decide(walk)
+            walk = walk.step(actions)
         return walk.output
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.data import Split
 from autoprune.evaluation import checked_logits
-from autoprune.runtime import Chain, Controller, Walk
+from autoprune.runtime import Chain, Controller, TrainingWalk, Walk
 
 BATCH = 256
 
@@ -91,15 +91,16 @@ class Table:
 class Greedy:
     """What a controller scores best, with the knob's bias for each further group."""
 
-    def __init__(self, controller: Controller, knob: float = 0.0) -> None:
+    def __init__(self, controller: Controller, knob: float | Tensor = 0.0) -> None:
+        """``knob`` for all images, or ``[N, 1]`` for those of one batch."""
         self.controller = controller
         self._bias = knob * torch.arange(controller.groups, dtype=torch.float64)
 
-    def start(self, index: Tensor) -> Decide:
+    def start(self, index: Tensor) -> Callable[[Walk | TrainingWalk], Tensor]:
         """A state of its own for the batch."""
         state = [self.controller.start(len(index))]
 
-        def decide(walk: Walk) -> Tensor:
+        def decide(walk: Walk | TrainingWalk) -> Tensor:
             scores, state[0] = self.controller.step(walk.stage, walk.pooled, state[0])
             return (scores.cpu() + self._bias).argmax(1) + 1
 

@@ -106,7 +106,7 @@ class _Course:
         chain.to(memory_format=torch.channels_last)  # as its training has it: other layouts round otherwise
         self.identity = {**settings.to_dict(), "network": chain_digest(task.chain), "data": task.data.digest}
         self.envs = RuntimeVectorEnv(
-            settings.envs, task=task, penalty=settings.penalty, alpha=settings.alpha, autoreset_mode="SameStep"
+            settings.envs, task=task, penalty=settings.penalty, alpha=settings.alpha or 1.0, autoreset_mode="SameStep"
         )
         seed, rows = derive(settings.seed, "agent"), even_rows(task.chain)
         self.agent: Agent = Agent(settings, RuntimeVecEnv(self.envs, rows[len(rows) // 2].tolist()), task.chain, seed)

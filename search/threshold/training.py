@@ -14,7 +14,7 @@ from autoprune.search.threshold.ensemble import FitSettings
 from autoprune.search.threshold.examples import Examples, study_examples
 from autoprune.search.threshold.facts import LAYERS, NetworkFacts, drop_of
 from autoprune.search.threshold.surrogate import Surrogate
-from autoprune.search.threshold.transfer import between_networks
+from autoprune.search.threshold.transfer import between_networks, fitted
 from autoprune.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def train(studies: Sequence[StoredStudy], *, settings: FitSettings = TRAINING, s
             f"a predictor needs at least {FEWEST} evaluated trials, but these studies ({names}) have {count}; "
             "search on, or name more studies"
         )
-    return Surrogate.fitted(Examples.joined(p for one in lessons for p in (one.trials, one.curves)), settings, seed)
+    return fitted(lessons, settings, seed)
 
 
 def described(studies: Sequence[StoredStudy], seed: int, settings: FitSettings = TRAINING) -> dict[str, Any]:

@@ -32,11 +32,12 @@ def between_networks(lessons: Sequence[Lesson], settings: FitSettings, seed: int
     squares = [PRIOR**2]
     for network, own in by_network.items():
         others = [lesson for name, group in by_network.items() if name != network for lesson in group]
-        squares.append(_square(_fitted(others, settings, seed), own))
+        squares.append(_square(fitted(others, settings, seed), own))
     return float(np.sqrt(np.mean(squares)))
 
 
-def _fitted(lessons: Sequence[Lesson], settings: FitSettings, seed: int) -> Surrogate:
+def fitted(lessons: Sequence[Lesson], settings: FitSettings, seed: int) -> Surrogate:
+    """A predictor that has learned from these lessons."""
     return Surrogate.fitted(Examples.joined(p for one in lessons for p in (one.trials, one.curves)), settings, seed)
 
 
