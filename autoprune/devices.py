@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.errors import SettingsError
 
@@ -39,3 +39,13 @@ def device_of(module: nn.Module) -> torch.device:
 def placed(module: nn.Module, device: torch.device) -> nn.Module:
     """``module`` if it is on ``device``, else a copy of it there."""
     return module if device_of(module) == device else copy.deepcopy(module).to(device)
+
+
+def batch_for(device: torch.device, cpu: int) -> int:
+    """Samples that are best taken together: ``cpu`` fit a cache; a device of its own wants more to do at a time."""
+    return cpu if device.type == "cpu" else 8 * cpu
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the CPU on ``device``, without waiting for what is under way there."""
+    return tensor.to(device, non_blocking=True)

@@ -27,11 +27,13 @@ from typing import Any
 import torch
 
 from autoprune import Objective, ObjectiveSettings, Plan
-from autoprune.artifacts import NetworkSpec
-from autoprune.envs.runtime_task import RuntimeTask, open_runtime_task
+from autoprune.artifacts import NetworkSpec, load
+from autoprune.data import DataSplits
+from autoprune.envs.runtime_task import open_runtime_task
 from autoprune.files import write_text
 from autoprune.finetune import FinetuneSettings
 from autoprune.opening import open_base
+from autoprune.runtime import Chain, RuntimePrunedNetwork
 from autoprune.search import search
 from autoprune.search.runtime import (
     Confidence,
@@ -50,7 +52,7 @@ from autoprune.space import SearchSpace
 from benchmarks.common import write
 
 KINDS = ("dqn", "recurrent_ppo", "static")
-MATCHED = 1000  # validation images on which the confidence threshold is set
+MATCHED = 250  # validation images on which the confidence threshold is set
 
 
 class Bench:
@@ -71,9 +73,50 @@ class Bench:
             folder.mkdir(parents=True, exist_ok=True)
             write_text(kept, json.dumps({"kind": kind, "seed": seed, **made, "seconds": spent}))
         found: dict[str, Any] = json.loads(kept.read_text())
+        if kind != "static" and self.options.oracle and seed == self.options.seeds[0]:
+            best = self._oracle(folder, [share for share, _ in found["points"]["runtime"]])
+            found["points"]["oracle"], found["oracle"] = best["points"], best["found"]
         return found
 
+    def _oracle(self, folder: Path, shares: list[float]) -> dict[str, Any]:
+        """What could be reached at best with the weights in ``folder``, found now or earlier."""
+        kept, images = folder / "oracle.json", self.options.oracle
+        if not kept.exists():
+            network, data = load(folder), open_base(self._network()).data
+            assert isinstance(network, RuntimePrunedNetwork)
+            best = oracle(network.chain, data.test.subset(slice(0, images)))
+            made = {"share": best.share, "accuracy": best.accuracy, "images": images, "exact": best.exact}
+            points = [[share, best.at(min(share, 1.0))] for share in shares]
+            write_text(kept, json.dumps({"points": points, "found": made}))
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+
+    def _network(self) -> SearchSettings:
+        return SearchSettings.make({"base": self.options.base, "budget": ("macs=0.5",), "device": self.options.device})
+
     def _runtime(self, agent: str, seed: int, folder: Path) -> dict[str, Any]:
+        o = self.options
+        if not (folder / "model.json").exists():
+            self._train(agent, seed, folder)
+        network, data = load(folder), open_base(self._network()).data
+        assert isinstance(network, RuntimePrunedNetwork)
+        chain: Any = network.chain.to(data.test.device)
+        whole, found = dense(network, data.test), sweep(network, data.test, o.shares)
+        points: dict[str, list[list[float]]] = {"runtime": []}
+        probes = Confidence.fit(chain, data.calibration, data.num_classes, seed=seed)
+        few = data.test.subset(slice(0, o.others))
+        for _, _, judged in found:
+            points["runtime"].append([judged.share, judged.accuracy])
+            for name, policy in self._others(chain, data, probes, judged.share, seed).items():
+                other = judge(chain, few, policy)
+                points.setdefault(f"{name}, same weights", []).append([other.share, other.accuracy])
+        made: dict[str, Any] = {"dense": whole.accuracy, "shares": [s for s, _, _ in found], "points": points}
+        made["controller_share"] = [float(j.controller_macs.double().mean()) / j.dense_macs for _, _, j in found]
+        made["correlation"] = [correlation_of(j, whole.losses, seed) for _, _, j in found]
+        return made
+
+    def _train(self, agent: str, seed: int, folder: Path) -> None:
+        """The network of a part, into its folder."""
         o = self.options
         settings = RuntimeTrainSettings.make(
             {
@@ -90,6 +133,7 @@ class Bench:
                 "finetune_lr": o.lr,
                 "seed": seed,
                 **o.set,
+                **o.agents.get(agent, {}),
             }
         )
         task, opened = open_runtime_task(settings)
@@ -99,37 +143,20 @@ class Bench:
         def show(line: dict[str, Any], total: int) -> None:
             print(json.dumps(line), total, flush=True)
 
-        network = train_runtime(task, engine, folder=folder, store=store, progress=show)
-        data = task.data
-        whole, found = dense(network, data.test), sweep(network, data.test, o.shares)
-        points: dict[str, list[list[float]]] = {"runtime": []}
-        probes = Confidence.fit(task.chain, data.calibration, data.num_classes, seed=seed)
-        for _, _, judged in found:
-            points["runtime"].append([judged.share, judged.accuracy])
-            for name, policy in self._others(task, probes, judged.share, seed).items():
-                other = judge(task.chain, data.test, policy)
-                points.setdefault(f"{name}, same weights", []).append([other.share, other.accuracy])
-        made: dict[str, Any] = {"dense": whole.accuracy, "shares": [s for s, _, _ in found], "points": points}
-        made["controller_share"] = [float(j.controller_macs.double().mean()) / j.dense_macs for _, _, j in found]
-        made["correlation"] = [correlation_of(j, whole.losses, seed) for _, _, j in found]
-        if o.oracle and seed == o.seeds[0]:
-            best = oracle(task.chain, data.test.subset(slice(0, o.oracle)))
-            points["oracle"] = [[share, best.at(min(share, 1.0))] for share, _ in points["runtime"]]
-            made["oracle"] = {"share": best.share, "accuracy": best.accuracy, "images": o.oracle, "exact": best.exact}
-        return made
+        train_runtime(task, engine, folder=folder, store=store, progress=show)
 
-    def _others(self, task: RuntimeTask, probes: Confidence, share: float, seed: int) -> dict[str, Policy]:
+    def _others(self, chain: Chain, data: DataSplits, probes: Confidence, share: float, seed: int) -> dict[str, Policy]:
         """What else can be done with the same weights at a mean of ``share``."""
-        few = task.data.validation.subset(slice(0, MATCHED))
+        few = data.validation.subset(slice(0, MATCHED))
         return {
-            "random": random_actions(task.chain, share, len(task.data.test), seed=seed),
+            "random": random_actions(chain, share, len(data.test), seed=seed),
             "confidence": probes.matched(few, share),
-            "uniform": uniform(task.chain, share),
+            "uniform": uniform(chain, share),
         }
 
     def _static(self, seed: int) -> dict[str, Any]:
         o = self.options
-        opened = open_base(SearchSettings.make({"base": o.base, "budget": ("macs=0.5",), "device": o.device}))
+        opened = open_base(self._network())
         taught = RuntimeSettings()
         retraining = FinetuneSettings(
             batch_size=128,
@@ -195,6 +222,8 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, default=-0.05)
     parser.add_argument("--trials", type=int, default=40, help="plans of each static search")
     parser.add_argument("--oracle", type=int, default=1000, help="images that the oracle is sought for; 0 for none")
+    parser.add_argument("--others", type=int, default=1000, help="test images for other policies on the same weights")
+    parser.add_argument("--agents", type=json.loads, default={}, help="further settings by agent, as JSON")
     parser.add_argument("--set", type=json.loads, default={}, help="further settings of the runtime parts, as JSON")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")

@@ -24,13 +24,14 @@ BOUND = 1e6  # of a feature; what lies outside is cut off, as spaces need an end
 
 @dataclass(frozen=True)
 class Pay:
-    """``(groups - 1) * penalty`` for each stage, and ``-alpha * cross-entropy`` after the last.
+    """``(groups - 1) * penalty`` for each stage, times its price, and ``-alpha * cross-entropy`` after the last.
 
     J. Lin, Y. Rao, J. Lu, J. Zhou, "Runtime Neural Pruning", 2017.
 
     Attributes:
         penalty: at most 0.
         alpha: above 0.
+        prices: of each stage; empty for 1 everywhere. See :meth:`autoprune.runtime.Chain.prices`.
 
     Raises:
         SettingsError: another number.
@@ -38,6 +39,7 @@ class Pay:
 
     penalty: float
     alpha: float
+    prices: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         number = isinstance(self.penalty, (int, float)) and not isinstance(self.penalty, bool)
@@ -46,6 +48,11 @@ class Pay:
                 f"penalty must be a number of at most 0, the price of a group, but got {self.penalty!r}"
             )
         in_range("alpha", self.alpha, above=0)
+
+    def of(self, groups: Whole, stage: int) -> NDArray[np.float64]:
+        """What ``groups`` ``[N]`` of a stage are paid with."""
+        price = self.prices[stage] if self.prices else 1.0
+        return np.asarray((groups - 1).astype(np.float64) * (self.penalty * price), np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,14 +141,14 @@ class Passage:
             raise EnvError("the episode has ended; call reset() before the next step()")
         with torch.no_grad():
             self._walk = walk.step(torch.from_numpy(groups))
-        reward = (groups - 1).astype(np.float64) * self.pay.penalty
+        reward = self.pay.of(groups, walk.stage)
         self._seen[:, -1] = self._walk.stage
         if self._walk.done:
             self.end = self._judge(self._walk.output)
             reward = reward - self.pay.alpha * self.end.losses
         else:
             self._look()
-        return self._seen.copy(), np.asarray(reward, np.float64)
+        return self._seen.copy(), reward
 
     def _look(self) -> None:
         """Put the pooled features of the stage into their columns."""

@@ -29,8 +29,8 @@ class RuntimeEnv(gymnasium.Env[Floats, Any]):
 
     **Action** ``Discrete(k)``: action ``a`` runs groups 1 to ``a + 1`` of the stage's channels and skips the rest.
 
-    **Reward** ``a * penalty`` at each stage, and ``-alpha * cross-entropy`` on top after the last. All of it adds up to
-    the loss and the price of what was run; a discount of 1 suits it.
+    **Reward** ``a * penalty`` at each stage, times its price, and ``-alpha * cross-entropy`` on top after the last. All
+    of it adds up to the loss and the price of what was run; a discount of 1 suits it.
 
     **Info** of :meth:`reset`: ``index`` of the image in its split. Of a step: ``groups`` that were run and ``macs``,
     the share of the dense network's multiply-accumulates, with what is not decided yet left whole; of the last one also
@@ -45,13 +45,15 @@ class RuntimeEnv(gymnasium.Env[Floats, Any]):
             ``task_options`` as :func:`autoprune.envs.make_runtime_task` takes them: ``base``, ``model``, ``data``,
             ``groups``, ...
         penalty: for each further group, at most 0.
+        price: of a group, a factor on the penalty: ``groups`` for 1 at every stage, as in the paper; ``macs`` for what
+            it costs in multiply-accumulates next to the mean of the stages (:meth:`autoprune.runtime.Chain.prices`).
         alpha: factor on the loss; by default such that its mean is about 1
             (:attr:`autoprune.envs.RuntimeTask.alpha`).
         split: whose images are drawn: ``train``, ``calibration``, ``validation``, ``test``.
         render_mode: ``ansi``.
 
     Raises:
-        UnknownNameError: a task, option, split or render mode that does not exist.
+        UnknownNameError: a task, option, price, split or render mode that does not exist.
         SettingsError: an option outside what it may be.
         ChainError: a network that cannot be cut into stages, or into that many groups.
     """
@@ -63,6 +65,7 @@ class RuntimeEnv(gymnasium.Env[Floats, Any]):
         task: str | RuntimeTask = "digits",
         *,
         penalty: float = PENALTY,
+        price: str = "groups",
         alpha: float | None = None,
         split: str = "train",
         render_mode: str | None = None,
@@ -71,7 +74,8 @@ class RuntimeEnv(gymnasium.Env[Floats, Any]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise unknown_name("render mode", render_mode, self.metadata["render_modes"])
         self.task = make_runtime_task(task, **task_options)
-        self.passage = Passage(self.task, split, Pay(penalty, self.task.alpha if alpha is None else alpha))
+        prices = self.task.chain.prices(price)
+        self.passage = Passage(self.task, split, Pay(penalty, self.task.alpha if alpha is None else alpha, prices))
         self.observation_space, self.action_space = observed(self.task), spaces.Discrete(self.task.chain.groups)
         self.render_mode = render_mode
         self._return = 0.0

@@ -35,7 +35,7 @@ class RuntimeVectorEnv(VectorEnv[Any, Any, Any]):
 
     Args:
         num_envs: how many images.
-        task, penalty, alpha, split, task_options: as of :class:`RuntimeEnv`.
+        task, penalty, price, alpha, split, task_options: as of :class:`RuntimeEnv`.
         autoreset_mode: as of :class:`autoprune.envs.LayerwiseVectorEnv`; with ``"Disabled"``, episodes can only be
             begun anew all together.
 
@@ -50,6 +50,7 @@ class RuntimeVectorEnv(VectorEnv[Any, Any, Any]):
         *,
         task: str | RuntimeTask = "digits",
         penalty: float = PENALTY,
+        price: str = "groups",
         alpha: float | None = None,
         split: str = "train",
         render_mode: str | None = None,
@@ -63,7 +64,8 @@ class RuntimeVectorEnv(VectorEnv[Any, Any, Any]):
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.task = make_runtime_task(task, **task_options)
-        self.passage = Passage(self.task, split, Pay(penalty, self.task.alpha if alpha is None else alpha))
+        prices = self.task.chain.prices(price)
+        self.passage = Passage(self.task, split, Pay(penalty, self.task.alpha if alpha is None else alpha, prices))
         self.num_envs, self.render_mode = num_envs, None
         self.single_observation_space = observed(self.task)
         self.single_action_space = gymnasium.spaces.Discrete(self.task.chain.groups)

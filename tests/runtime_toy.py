@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from autoprune.data import DataSplits, Split
 from autoprune.envs import RuntimeTask
 from autoprune.runtime import Chain
+from autoprune.search.runtime.path import Path
 
 GROUPS = 4
 
@@ -41,6 +42,11 @@ def toy_task(kinds: int = 6, seed: int = 0) -> RuntimeTask:
     split = Split(prototypes.repeat(4, 1, 1, 1), labels.repeat(4))
     data = DataSplits("toy", split, split, split, split, 3)
     return RuntimeTask(Chain(model.eval(), data.example(2), groups=GROUPS), data, "toy")
+
+
+def toy_path(task: RuntimeTask) -> Path:
+    """The path that a training of the task goes along."""
+    return Path.of_least_harm(task.chain, task.data.calibration)
 
 
 def returns(task: RuntimeTask, kinds: int, penalty: float, alpha: float) -> dict[tuple[int, ...], Tensor]:

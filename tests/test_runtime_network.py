@@ -213,10 +213,10 @@ def _damage(folder: Path, **fields: object) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"version": 9}, "version 9, but this release reads version 1"),
+        ({"version": 9}, "version 9, but this release reads version 2"),
         ({"groups": "4"}, "field 'groups' is missing or not what it must be"),
         ({"digest": "0"}, r"its SHA-256 differs"),
-        ({"gates": ["conv3.0"]}, "does not fit"),
+        ({"gates": ["conv3.0"]}, "a controller of 1 stages needs as many prices"),
         ({"table": {"rows": [{"knob": 1}], "images": 1}}, "a table of the knob cannot be read"),
         ({"controller": {"code": 16, "size": 3}}, "unexpected keyword argument 'size'"),
         ({"controller": {"code": 8, "hidden": 16}}, "does not fit: the network has shape"),
@@ -304,6 +304,10 @@ class Forced(nn.Module):
         scores = torch.zeros(len(pooled), self.groups)
         scores[:, self.row[stage] - 1] = 1
         return scores, state
+
+    def bias(self, stage: int) -> Tensor:
+        del stage
+        return torch.arange(self.groups, dtype=torch.float64)
 
     def macs(self, reads: Tensor) -> Tensor:
         return torch.zeros(len(reads), dtype=torch.int64)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runtime_toy import GROUPS, returns, toy_task
+from runtime_toy import GROUPS, returns, toy_path, toy_task
 
 from autoprune import load
 from autoprune.artifacts import NetworkSpec
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 KINDS = 6
 SMALL: dict[str, Any] = {"alpha": 1.0, "code": 16, "hidden": 16, "envs": 64, "batch_size": 128, "lr": 3e-3}
 ALONE: dict[str, dict[str, Any]] = {
-    "dqn": {"updates": 16, "memory": 960, "epsilon": 0.3, "exploration": 1.0},
+    "dqn": {"updates": 16, "lr": 4e-3, "memory": 960, "epsilon": 0.3, "exploration": 1.0},
     "recurrent_ppo": {"lr": 5e-3, "epochs": 10},
 }
 TINY: dict[str, Any] = {**SMALL, "rounds": 2, "episodes": 128, "finetune_steps": 4, "finetune_batch_size": 24}
@@ -118,8 +118,15 @@ def test_what_is_trained_is_stored_and_the_process_is_left_as_it_was(tmp_path: P
 def test_what_learns_is_the_controller_that_is_deployed(agent: str) -> None:
     task = toy_task()
     envs = RuntimeVecEnv(RuntimeVectorEnv(8, task=task, alpha=1.0, autoreset_mode="SameStep"))
-    learner = Agent(RuntimeSettings(agent=agent, **SMALL), envs, task.chain, 0)
-    learner.standardise([torch.randn(50, c) * 3 + 1 for c in task.chain.channels])
+    learner = Agent(
+        RuntimeSettings(agent=agent, **SMALL),
+        envs,
+        task.chain,
+        toy_path(task),
+        0,
+    )
+    learner.begin([torch.randn(50, c) * 3 + 1 for c in task.chain.channels], torch.randn(len(task), GROUPS) / 50)
+    learner.learn(0)
     controller, seen, state = learner.controller(), envs.reset(), None
     starts = np.ones(8, bool)
     judged = judge(task.chain, task.data.train.subset(torch.from_numpy(envs.envs.passage.index)), Greedy(controller))
@@ -137,27 +144,23 @@ def test_the_memory_gives_back_what_was_seen() -> None:
         3 * 4 * len(task), envs.observation_space, envs.action_space, n_envs=4, channels=task.chain.channels
     )
     envs.seed(0)
-    seen, rows, draws = envs.reset(), set(), np.random.RandomState(0)
-    for step in range(5 * len(task)):
-        actions = draws.randint(0, GROUPS, 4)
-        after, rewards, done, infos = envs.step(actions)
-        ended = [i.get("terminal_observation", after[n]) for n, i in enumerate(infos)]
-        memory.add(seen, after, actions, rewards, done, infos)
-        if step >= 2 * len(task):  # of five batches the last three stay
-            rows |= {
-                (o.tobytes(), int(a), float(r), e.tobytes() if not d else b"", bool(d))
-                for o, a, r, e, d in zip(seen, actions, rewards, ended, done, strict=True)
-            }
-        seen = after
+    seen, episodes, draws = envs.reset(), set(), np.random.RandomState(0)
+    for batch in range(5):
+        told = []
+        for _ in range(len(task)):
+            actions = draws.randint(0, GROUPS, 4)
+            after, rewards, done, infos = envs.step(actions)
+            memory.add(seen, after, actions, rewards, done, infos)
+            told.append((actions, rewards.astype(np.float32)))
+            last, seen = seen, after
+        if batch >= 2:  # of five batches the last three stay
+            each = (np.stack(part, 1) for part in zip(*told, strict=True))
+            episodes |= {tuple(part.tobytes() for part in row) for row in zip(last[:, :-1], *each, strict=True)}
     assert memory.size() == 12
-    found = memory.sample(200)
-    order = [part.numpy() for part in (found[0], found[1], found[4], found[2], found[3])]
-    drawn = {
-        (o.tobytes(), int(a[0]), float(r[0]), e.tobytes() if not d[0] else b"", bool(d[0]))
-        for o, a, r, e, d in zip(*order, strict=True)
-    }
-    assert drawn <= rows
-    assert len(drawn) > 10
+    drawn = {tuple(part.numpy().tobytes() for part in row) for row in zip(*memory.draw(200), strict=True)}
+    assert drawn == episodes
+    with pytest.raises(EnvError, match="whole episodes"):
+        memory.sample(4)
     with pytest.raises(EnvError, match="must begin and end together"):
         memory.add(seen, seen, actions, rewards, np.ones(4, bool), infos)
 

@@ -6,7 +6,7 @@ J. Lin, Y. Rao, J. Lu, J. Zhou, "Runtime Neural Pruning", 2017.
 from __future__ import annotations
 
 from autoprune.runtime.calibrating import calibrate
-from autoprune.runtime.chain import EXECUTIONS, Chain
+from autoprune.runtime.chain import EXECUTIONS, PRICES, Chain
 from autoprune.runtime.compiled import Compiled
 from autoprune.runtime.controller import Controller
 from autoprune.runtime.network import Run, RuntimePrunedNetwork
@@ -20,6 +20,7 @@ from autoprune.runtime.walk import Walk
 
 __all__ = [
     "EXECUTIONS",
+    "PRICES",
     "Chain",
     "Compiled",
     "Controller",

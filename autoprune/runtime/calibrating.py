@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autoprune.checks import whole
 from autoprune.data import Split
+from autoprune.devices import batch_for
 from autoprune.errors import ChainError
 from autoprune.evaluation import EvalSet, checked_logits
 from autoprune.runtime.network import RuntimePrunedNetwork
@@ -18,7 +19,9 @@ _DOUBLINGS = 8  # of the distance that is added to what the scores ask for, unti
 _CLOSE = 0.02  # of the dense network's multiply-accumulates: rows nearer than this need none between them
 
 
-def calibrate(network: RuntimePrunedNetwork, split: Split, *, rows: int = 17, batch_size: int = 256) -> KnobTable:
+def calibrate(
+    network: RuntimePrunedNetwork, split: Split, *, rows: int = 17, batch_size: int | None = None
+) -> KnobTable:
     """Measure what the knob gives on ``split`` (validation), store the table in ``network`` and return it.
 
     The first row runs the least (action 1 everywhere), the last all groups; further rows halve the widest gap between
@@ -28,7 +31,7 @@ def calibrate(network: RuntimePrunedNetwork, split: Split, *, rows: int = 17, ba
         network: with its trained controller.
         split: samples that the network was not trained on.
         rows: most rows, at least 2; each costs a pass over the samples.
-        batch_size: samples in one forward pass.
+        batch_size: samples in one forward pass; by default what suits the device.
 
     Raises:
         ChainError: no samples, or scores that are not finite.
@@ -36,7 +39,7 @@ def calibrate(network: RuntimePrunedNetwork, split: Split, *, rows: int = 17, ba
     whole("rows", rows, 2)
     if not len(split):
         raise ChainError("a table of the knob needs samples to be measured on, but the split is empty")
-    sweep = _Sweep(network, EvalSet(split, batch=batch_size))
+    sweep = _Sweep(network, EvalSet(split, batch=batch_size or batch_for(split.device, 256)))
     before = network.knob
     try:
         found = [sweep.end(1), sweep.end(network.chain.groups)]
@@ -70,7 +73,7 @@ class _Sweep:
         """(the knob from which on ``action`` scores best wherever it was taken before, what rounding may change)."""
         chain, controller = self._network.chain, self._network.controller
         others = [a for a in range(1, chain.groups + 1) if a != action]
-        steps = torch.tensor([float(action - a) for a in others], dtype=torch.float64)
+        prices = [controller.bias(stage) for stage in range(len(chain.stages))]
         asked: list[Tensor] = []
         for start, stop in self._samples.blocks(0, len(self._samples)):
             x = self._samples.x[start:stop]
@@ -78,6 +81,8 @@ class _Sweep:
             while not walk.done:
                 scores, state = controller.step(walk.stage, walk.pooled, state)
                 own = scores.double().cpu()
+                price = prices[walk.stage]
+                steps = price[action - 1] - price[[a - 1 for a in others]]
                 asked.append((own[:, [a - 1 for a in others]] - own[:, [action - 1]]) / steps)
                 walk = walk.step(torch.full((len(x),), action))
         knobs = torch.cat(asked)

@@ -28,6 +28,7 @@ from autoprune.runtime.walk import Part, Walk
 from autoprune.tracing import trace
 
 EXECUTIONS = ("grouped", "masked", "sliced")
+PRICES = ("groups", "macs")
 
 
 class Chain(nn.Module):
@@ -188,6 +189,25 @@ class Chain(nn.Module):
     def dense_macs(self) -> int:
         """Multiply-accumulates of the whole network for one sample."""
         return self.graph.macs
+
+    def prices(self, price: str) -> tuple[float, ...]:
+        """What a further group costs at each stage, next to the mean over the stages.
+
+        Args:
+            price: ``groups`` for the same everywhere; ``macs`` for the multiply-accumulates of a group while all other
+                stages run half of theirs.
+
+        Raises:
+            UnknownNameError: another price.
+        """
+        if price not in PRICES:
+            raise unknown_name("price", price, PRICES)
+        stages, half = len(self.stages), (self.groups + 1) // 2
+        if price == "groups" or self.groups == 1:
+            return (1.0,) * stages
+        least, most = (torch.full((stages, stages), half).fill_diagonal_(end) for end in (1, self.groups))
+        costs = (self.macs(most) - self.macs(least)).double()
+        return tuple((costs / costs.mean()).tolist())
 
     def reads(self, actions: Tensor | Sequence[int] | int) -> Tensor:
         """Channels of what enters each stage that are there, int64 ``[N, m]``: what the controller looks at."""

@@ -8,6 +8,7 @@ scores of the k actions at every stage.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,13 +29,27 @@ class Controller(nn.Module):
         groups: k.
         code: size of the code.
         hidden: size of the core's state.
+        prices: what a further group costs at each stage, in units of the knob.
+        offsets: ``[m, k]``, part of the scores of every sample; zeros at first.
     """
 
-    def __init__(self, channels: Sequence[int], groups: int, *, code: int = 64, hidden: int = 64) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        groups: int,
+        *,
+        code: int = 64,
+        hidden: int = 64,
+        prices: Sequence[float] | None = None,
+    ) -> None:
         """Fresh weights.
 
+        Args:
+            channels, groups, code, hidden: see the class.
+            prices: above 0, one for each stage; ``None`` for 1 at all of them.
+
         Raises:
-            ChainError: no stage, or a size that is not a whole number from 1 on.
+            ChainError: no stage, a size that is not a whole number from 1 on, or prices that do not fit.
         """
         super().__init__()
         sizes = {
@@ -49,14 +64,21 @@ class Controller(nn.Module):
         if not channels:
             raise ChainError("a controller needs at least one stage to decide")
         self.channels, self.groups, self.code, self.hidden = tuple(channels), groups, code, hidden
+        self.prices = checked_prices(prices, len(channels))
         self.encoders = nn.ModuleList(nn.Linear(c, code) for c in channels)
         self.core = nn.GRUCell(code, hidden)
         self.decoder = nn.Linear(hidden, groups)
+        self.offsets: Tensor
+        self.register_buffer("offsets", torch.zeros(len(channels), groups))
 
     @property
     def width(self) -> int:
         """Columns of the features that :meth:`forward` takes: the channels of all stages side by side."""
         return sum(self.channels)
+
+    def bias(self, stage: int) -> Tensor:
+        """What a knob of 1 adds to the scores of a stage, float64 ``[k]``."""
+        return self.prices[stage] * torch.arange(self.groups, dtype=torch.float64)
 
     def start(self, size: int) -> Tensor:
         """The state ``[size, hidden]`` before the first stage."""
@@ -76,7 +98,7 @@ class Controller(nn.Module):
         pooled = pooled.to(state)
         code = nn.functional.linear(pooled, encoder.weight[:, : pooled.shape[1]], encoder.bias)
         state = self.core(code, state)
-        return self.decoder(state), state
+        return self.decoder(state) + self.offsets[stage], state
 
     def forward(self, features: Tensor, stage: Tensor) -> Tensor:
         """Scores ``[N, k]`` of stored observations, each at its own stage.
@@ -107,6 +129,18 @@ class Controller(nn.Module):
         found = torch.cat(scores[::-1]) if scores else features.new_zeros(0, self.groups)
         return found[order.argsort()]
 
+    def scores(self, features: Tensor) -> Tensor:
+        """Scores ``[N, m, k]`` of all stages of stored episodes, in one pass.
+
+        Args:
+            features: ``[N, width]``, the pooled channels of all stages side by side.
+        """
+        state, found = self.start(len(features)), []
+        for stage, pooled in enumerate(torch.split(features, list(self.channels), 1)):
+            here, state = self.step(stage, pooled, state)
+            found.append(here)
+        return torch.stack(found, 1)
+
     def padded(self, pooled: Sequence[Tensor]) -> Tensor:
         """``[N, width]`` features from the pooled channels ``[N, c]`` of the stages so far, zeros elsewhere."""
         size = len(pooled[0])
@@ -133,21 +167,18 @@ class Controller(nn.Module):
             encoder.bias.sub_(encoder.weight @ mean)
 
     @torch.no_grad()
-    def damped(self, usual: Sequence[Tensor], trust: float) -> Controller:
-        """A copy that sees features only ``trust`` of the way from the usual ones to what they are.
+    def damped(self, trust: float) -> Controller:
+        """A copy whose scores are the offsets and ``trust`` times the rest.
 
         With 0 it decides the same for all samples. A controller that has learned from few samples takes chance for a
         reason: what it does then differs from sample to sample and from stage to stage, and costs more than it gains.
 
         Args:
-            usual: ``[channels]`` for each stage, the means over samples.
             trust: 0 to 1.
         """
         found = copy.deepcopy(self)
-        for encoder, mean in zip(found.encoders, usual, strict=True):
-            assert isinstance(encoder, nn.Linear)
-            encoder.bias.add_((1 - trust) * (encoder.weight @ mean.to(encoder.weight)))
-            encoder.weight.mul_(trust)
+        found.decoder.weight.mul_(trust)
+        found.decoder.bias.mul_(trust)
         return found
 
     def macs(self, reads: Tensor) -> Tensor:
@@ -158,3 +189,15 @@ class Controller(nn.Module):
         """
         stage = 3 * self.hidden * (self.code + self.hidden) + self.hidden * self.groups
         return reads.sum(1) * self.code + len(self.channels) * stage
+
+
+def checked_prices(prices: Sequence[float] | None, stages: int) -> tuple[float, ...]:
+    """One price for each stage, all 1 for ``None``.
+
+    Raises:
+        ChainError: another number of them, or one that is not above 0.
+    """
+    found = (1.0,) * stages if prices is None else tuple(float(price) for price in prices)
+    if len(found) != stages or not all(math.isfinite(price) and price > 0 for price in found):
+        raise ChainError(f"a controller of {stages} stages needs as many prices above 0, but got {list(found)}")
+    return found

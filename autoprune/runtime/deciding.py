@@ -28,6 +28,7 @@ class OneSample:
         self.matrix = _numpy(matrix)
         self.biases = [_numpy(bias + into @ e.bias.detach().cpu()) for e in encoders]
         self.decoder, self.decoder_bias = _numpy(controller.decoder.weight), _numpy(controller.decoder.bias)
+        self.offsets = _numpy(controller.offsets)
         self.code, self.hidden = controller.code, controller.hidden
         self._encoders = [e.weight.detach().cpu().clone() for e in encoders]
         self._packed: dict[tuple[int, int], Floats] = {}
@@ -70,7 +71,7 @@ class Deciding:
         Args:
             stage: from 0.
             value: what enters the stage, ``[1, c, ...]`` with the channels that are there.
-            bias: added to the scores, the decoder's own included.
+            bias: added to the scores, the decoder's own and the controller's offsets included.
         """
         weights, dot = self._weights, np.dot
         there = value.numpy()

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.devices import sent
 from autoprune.errors import ChainError
 from autoprune.runtime.gates import Lane
 from autoprune.runtime.stages import Kind, Step
@@ -127,9 +128,10 @@ class Masked:
             if self._own and x.numel() >= ENOUGH * x.shape[1]:
                 return normed(module, x, None, None)
             return normed(module, x, *self._norms.row(layer, None if chosen is None else int(chosen[0])))
-        place, (mean, var) = (chosen - 1).to(x.device), self._norms.rows(layer)  # [N], [k, C]
+        place, (mean, var) = sent(chosen - 1, x.device), self._norms.rows(layer)  # [N], [k, C]
         if self._own:
-            mean, var = _moments(x, place, mean, var)
+            count = sent((chosen - 1).bincount(minlength=len(mean)), x.device)
+            mean, var = _moments(x, place, count, mean, var)
         return _normed_apart(module, x, mean[place], var[place])
 
     def kept(self, x: Tensor, lane: Lane | None) -> Tensor:
@@ -139,16 +141,16 @@ class Masked:
         chosen = self._actions[:, lane.stage]
         if bool((chosen == len(lane.sizes)).all()):
             return x
-        sizes = torch.tensor(lane.sizes)[chosen - 1].to(x.device)  # [N]
+        sizes = sent(torch.tensor(lane.sizes)[chosen - 1], x.device)  # [N]
         gone = torch.arange(x.shape[1], device=x.device) >= sizes[:, None]  # [N, C]
         return x.masked_fill(gone.view(*gone.shape, *[1] * (x.dim() - 2)), 0.0)
 
 
-def _moments(x: Tensor, place: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """``mean`` and ``var`` ``[k, C]`` with the moments of ``x`` in the rows that enough samples have in ``place``."""
+def _moments(x: Tensor, place: Tensor, samples: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """``mean`` and ``var`` ``[k, C]`` with the moments of ``x`` in rows of ``place`` with enough ``samples``."""
     values, positions = x.to(mean.dtype), tuple(range(2, x.dim()))
     first, second = (v.mean(positions) if positions else v for v in (values, values.square()))  # [N, C]
-    count = place.bincount(minlength=len(mean))[:, None].to(mean.dtype)
+    count = samples[:, None].to(mean.dtype)
     own, squares = (torch.zeros_like(mean).index_add(0, place, v) / count.clamp(min=1) for v in (first, second))
     spread = (squares - own.square()).clamp(min=0)  # a matrix product would be rounded to bfloat16 under autocast
     enough = count * (x.numel() // (x.shape[0] * x.shape[1])) >= ENOUGH

@@ -38,7 +38,7 @@ class Run:
 
 
 class RuntimePrunedNetwork(nn.Module):
-    """Stage by stage the controller scores the actions, and the best is run: ``argmax_i scores_i + (i - 1) * knob``.
+    """Stage by stage the controller scores the actions, and the best is run: ``argmax_i scores_i + (i - 1) * price * knob``.
 
     A single image runs through slices of the kernels, a batch in groups of samples with equal actions, each one smaller
     dense network. Norms are folded and weights packed for every width (:mod:`autoprune.runtime.compiled`) at the first
@@ -83,7 +83,7 @@ class RuntimePrunedNetwork(nn.Module):
 
     @property
     def knob(self) -> float:
-        """The bias for each further group."""
+        """The bias for each further group, times the price of a group at the stage."""
         return self._knob
 
     @knob.setter
@@ -91,7 +91,7 @@ class RuntimePrunedNetwork(nn.Module):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ChainError(f"the knob must be a finite number, but got {value!r}")
         self._knob = float(value)
-        self._bias = self._knob * torch.arange(self.chain.groups, dtype=torch.float64)
+        self._bias = self._knob * torch.stack([self.controller.bias(s) for s in range(len(self.chain.stages))])
 
     def use(self, *, budget: str | float | Budget | None = None, penalty: float | None = None) -> RuntimePrunedNetwork:
         """Choose the balance for the forward passes to come; returns the network.
@@ -99,7 +99,8 @@ class RuntimePrunedNetwork(nn.Module):
         Args:
             budget: mean multiply-accumulates, decisions included: ``"macs=0.4"`` or ``0.4`` (a share of the dense
                 network's), ``"macs=20M"``. The calibrated table gives the knob.
-            penalty: what each further group has to be worth at least, in units of the scores: ``knob = -penalty``.
+            penalty: what each further group of price 1 has to be worth at least, in units of the scores:
+                ``knob = -penalty``.
 
         Raises:
             ChainError: both or neither are given, there is no table, or the budget lies outside of it.
@@ -177,10 +178,12 @@ class RuntimePrunedNetwork(nn.Module):
             logits, table = self._batch(x, checked=True)
             return logits, table[0].tolist()
         value, deciding = compiled.prelude(x), one.start()
-        bias = one.decoder_bias + self._bias.numpy()  # in float64: a large knob must not swallow small scores
+        biases = (
+            one.decoder_bias + one.offsets + self._bias.numpy()
+        )  # in float64: a large knob must not swallow small scores
         actions: list[int] = []
         for stage in range(len(self.chain.stages)):
-            actions.append(int(deciding.scores(stage, value, bias).argmax()) + 1)
+            actions.append(int(deciding.scores(stage, value, biases[stage]).argmax()) + 1)
             value = compiled.run_stage(stage, value, actions)
         return value, actions
 
@@ -193,7 +196,7 @@ class RuntimePrunedNetwork(nn.Module):
         bias = self._bias.to(state.device)
         while not walk.done:
             scores, state = self.controller.step(walk.stage, walk.pooled, state)
-            walk = walk.step(((scores + bias).argmax(1) + 1).cpu())
+            walk = walk.step(((scores + bias[walk.stage]).argmax(1) + 1).cpu())
         return walk.output, walk.actions
 
     def _check(self, x: Tensor) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.data import Split
+from autoprune.devices import batch_for
 from autoprune.errors import ChainError
 from autoprune.runtime.chain import Chain
 from autoprune.runtime.execution import Layers, Masked, NormRows, normed
@@ -27,7 +28,7 @@ def recalibrate(
     actions: Tensor | None = None,
     *,
     whole: bool = False,
-    chunk: int = 128,
+    chunk: int | None = None,
 ) -> None:
     """Estimate the statistics of every batch norm anew, in place: mean and (unbiased) variance over ``samples``.
 
@@ -41,13 +42,15 @@ def recalibrate(
         samples: inputs ``[N, ...]``, or a split.
         actions: int64 ``[N, m]``.
         whole: estimate the dense network's sets too.
-        chunk: samples in one forward pass. The values between two layers of all samples stand in memory together.
+        chunk: samples in one forward pass, by default what suits the device. The values between two layers of all
+            samples stand in memory together.
 
     Raises:
         ChainError: fewer than two samples, or actions that do not fit.
     """
     if len(samples) < 2:
         raise ChainError(f"statistics need at least two samples, but got {len(samples)}")
+    chunk = chunk or batch_for(samples.device, 128)
     ends = [(at, min(at + chunk, len(samples))) for at in range(0, len(samples), chunk)]
     parts = [samples.inputs(slice(*e)) if isinstance(samples, Split) else samples[slice(*e)] for e in ends]
     if actions is not None:

@@ -20,7 +20,7 @@ from autoprune.runtime.network import RuntimePrunedNetwork
 from autoprune.runtime.table import KnobTable
 from autoprune.tensors import named_tensors, put_tensors, read_tensors, tensors_digest
 
-VERSION = 1
+VERSION = 2
 _FIELDS: dict[str, Any] = {
     "factory": str,
     "options": dict,
@@ -69,7 +69,11 @@ def save_runtime(
         "input_shape": list(chain.input_shape),
         "groups": chain.groups,
         "gates": [gate for stage in chain.stages for gate in stage.gates],
-        "controller": {"code": controller.code, "hidden": controller.hidden},
+        "controller": {
+            "code": controller.code,
+            "hidden": controller.hidden,
+            "prices": list(controller.prices),
+        },
         "knob": network.knob,
         "table": None if network.table is None else network.table.to_dict(),
         "data": dict(data or {}),

@@ -32,6 +32,9 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
 
     agent: Literal["dqn", "recurrent_ppo"] = option("dqn", "What the controller learns by.", panel="Controller")
     penalty: Number = option(-0.1, "Reward of each further group, at most 0.", panel="Controller", le=0)
+    price: Literal["groups", "macs"] = option(
+        "groups", "What a group costs: the same at every stage, or by its multiply-accumulates.", panel="Controller"
+    )
     alpha: Number | None = option(
         None, "Factor on the loss in the reward. Default: for a mean of about 1.", panel="Controller", gt=0
     )

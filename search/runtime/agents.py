@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autoprune.runtime import Chain, Controller
 from autoprune.search.runtime import q_learning, recurrent
+from autoprune.search.runtime.path import Path
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.vecenv import RuntimeVecEnv
 
@@ -23,36 +24,45 @@ class Agent:
 
     Attributes:
         model: the learner.
-        usual: mean features ``[channels]`` of each stage, once the encoders are fitted to them.
-        trust: how far the controller follows what differs from them; see
-            :meth:`autoprune.runtime.Controller.damped`.
+        trust: how far the controller follows what was learned; see :meth:`autoprune.runtime.Controller.damped`.
     """
 
-    def __init__(self, settings: RuntimeSettings, envs: RuntimeVecEnv, chain: Chain, seed: int) -> None:
+    def __init__(self, settings: RuntimeSettings, envs: RuntimeVecEnv, chain: Chain, path: Path, seed: int) -> None:
         self.settings = settings
         self.shape: dict[str, Any] = {
             "channels": chain.channels,
             "groups": chain.groups,
             "code": settings.code,
             "hidden": settings.hidden,
+            "prices": chain.prices(settings.price),
         }
-        self.model: BaseAlgorithm = _BUILDS[settings.agent](settings, envs, self.shape, seed % 2**32)
+        self.model: BaseAlgorithm = _BUILDS[settings.agent](settings, envs, self.shape, path, seed % 2**32)
         self.model.set_logger(Logger(None, []))
-        self.usual: list[Tensor] = [torch.zeros(channels) for channels in chain.channels]
         self.trust = 1.0
 
-    def standardise(self, pooled: Sequence[Tensor]) -> None:
-        """Fit the encoders to what they will see; see :meth:`autoprune.runtime.Controller.standardise`."""
+    @torch.no_grad()
+    def begin(self, pooled: Sequence[Tensor], offsets: Tensor) -> None:
+        """Before the first round: fit the encoders to what they will see, and begin with known scores.
+
+        Args:
+            pooled: see :meth:`autoprune.runtime.Controller.standardise`.
+            offsets: ``[m, k]``, what the actions of each stage are worth as far as is known without looking at a
+                sample, in units of the reward. What is learned comes on top.
+        """
         policy: Any = self.model.policy
-        self.usual = [values.mean(0).cpu() for values in pooled]
         if self.settings.agent == "dqn":
-            policy.q_net.controller.standardise(pooled)
+            controller = policy.q_net.controller
+            controller.standardise(pooled)
+            _still(controller.decoder)
+            controller.offsets.copy_(offsets)
             policy.q_net_target.load_state_dict(policy.q_net.state_dict())
             return
         for extractor in (policy.pi_features_extractor, policy.vf_features_extractor):
             whole = Controller(**self.shape)
             whole.encoders = extractor.encoders
             whole.standardise(pooled)
+        _still(policy.action_net)
+        policy.offsets.copy_(offsets)
 
     def controller(self, trust: float | None = None) -> Controller:
         """A copy of the controller as it is, with its own trust or another."""
@@ -64,9 +74,11 @@ class Agent:
             found.encoders.load_state_dict(policy.pi_features_extractor.encoders.state_dict())
             found.core.load_state_dict(policy.lstm_actor.cell.state_dict())
             found.decoder.load_state_dict(policy.action_net.state_dict())
+            found = found.damped(policy.temperature)
+            found.offsets.copy_(policy.offsets)
         found = found.eval().requires_grad_(False)
         trust = self.trust if trust is None else trust
-        return found if trust == 1 else found.damped(self.usual, trust)
+        return found if trust == 1 else found.damped(trust)
 
     def learn(self, seed: int) -> None:
         """Learn from the episodes of a round, which begin anew; what was remembered of another backbone is forgotten.
@@ -88,3 +100,9 @@ class Agent:
             model.exploration_rate = model.exploration_schedule(model._current_progress_remaining)
         steps = self.settings.batches * model.n_envs * len(self.shape["channels"])
         model.learn(steps, reset_num_timesteps=False, log_interval=None)
+
+
+def _still(decoder: Any) -> None:
+    """No scores of its own at first."""
+    decoder.weight.zero_()
+    decoder.bias.zero_()

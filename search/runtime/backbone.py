@@ -1,27 +1,37 @@
-"""The backbone's turns: it is trained at even widths first, then through what the controller greedily runs of it."""
+"""The backbone's turns: along a path of widths first, then through what the controller greedily runs of it."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.data import DataSplits
-from autoprune.runtime import Chain, Controller, KnobTable, RuntimePrunedNetwork, TrainingWalk, calibrate, recalibrate
-from autoprune.search.runtime.baselines import even_rows
+from autoprune.data import DataSplits, Split
+from autoprune.runtime import (
+    Chain,
+    Controller,
+    KnobTable,
+    RuntimePrunedNetwork,
+    TrainingWalk,
+    Walk,
+    calibrate,
+    recalibrate,
+)
+from autoprune.search.runtime.baselines import SPREAD
 from autoprune.search.runtime.judging import Greedy, judge
+from autoprune.search.runtime.path import Path
 from autoprune.search.runtime.settings import RuntimeSettings
-from autoprune.seeding import derive
+from autoprune.seeding import derive, seeded
 from autoprune.train_loop import TrainLoop
 
 _MEASURED, _ROWS = 1024, 9  # samples and rows of the table that says which knob gives which share
-_SETTLED = 1024  # samples of which norms see what each knob runs
+_SETTLED = 2048  # samples of which norms see what each knob runs
 
-Decide = Callable[[TrainingWalk], Tensor]  # groups of every sample at the next stage, int64 [N] (1 to k)
+Decide = Callable[[Walk | TrainingWalk], Tensor]  # groups of every sample at the next stage, int64 [N] (1 to k)
 
 
 class Serving(Protocol):
@@ -31,23 +41,22 @@ class Serving(Protocol):
         """What decides for samples at ``shares`` ``[N]`` of the dense multiply-accumulates."""
 
 
-class Levels:
-    """About the same width in all stages: of the two actions around a sample's level, one by chance in each."""
+class Along:
+    """Near the widths of a path: actions vary by chance around those at a sample's share."""
 
-    def __init__(self, chain: Chain) -> None:
-        rows = even_rows(chain)
-        self._groups, self._shares = chain.groups, chain.macs(rows).double() / chain.dense_macs
-        self._levels = rows.double().mean(1)
+    def __init__(self, chain: Chain, path: Path) -> None:
+        self._groups, self._path = chain.groups, path
 
     def start(self, shares: Tensor) -> Decide:
-        """Levels between those of the even rows around the shares."""
-        levels = torch.from_numpy(np.interp(shares.numpy(), self._shares.numpy(), self._levels.numpy()))
+        """Around the path at the shares."""
+        actions = self.actions(shares)
+        return lambda walk: actions[:, walk.stage]
 
-        def decide(walk: TrainingWalk) -> Tensor:
-            del walk
-            return (levels + torch.rand(len(levels))).long().clamp(1, self._groups)
-
-        return decide
+    def actions(self, shares: Tensor) -> Tensor:
+        """Int64 ``[N, m]``, drawn from torch's generator."""
+        widths = self._path.at(shares)
+        near = widths + SPREAD * self._groups * torch.randn(widths.shape)
+        return near.round().long().clamp(1, self._groups)
 
 
 class Greedily:
@@ -65,6 +74,18 @@ class Greedily:
         """As near to ``share`` as the table comes."""
         table = self._table
         return 0.0 if table is None else table.knob(table.within(share))
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """A policy that runs each image of a split at a share ``[N]`` of its own."""
+
+    serving: Serving
+    shares: Tensor
+
+    def start(self, index: Tensor) -> Decide:
+        """Those of the batch."""
+        return self.serving.start(self.shares[index])
 
 
 class ServingForward(nn.Module):
@@ -122,18 +143,21 @@ class Backbone:
     statistics are estimated anew on the calibration split.
     """
 
-    def __init__(self, chain: Chain, data: DataSplits, settings: RuntimeSettings) -> None:
-        self.chain, self.data, self.settings = chain, data, settings
+    def __init__(self, chain: Chain, data: DataSplits, settings: RuntimeSettings, path: Path) -> None:
+        self.chain, self.data, self.settings, self.path = chain, data, settings, path
         self.teacher = copy.deepcopy(chain.backbone).requires_grad_(False)  # as it was given
         self.state: dict[str, Tensor] = {}
 
     def prepare(self) -> float:
-        """Train at even widths; the mean loss.
+        """Train along the path; the mean loss.
 
         Raises:
             TrainingDiverged: a loss or a weight that is not finite.
         """
-        return self._train(Levels(self.chain), self.settings.prepare_steps)
+        along = Along(self.chain, self.path)
+        loss = self._train(along, self.settings.prepare_steps)
+        self.settle(along)
+        return loss
 
     def turn(self, controller: Controller, number: int) -> float:
         """Train up to the end of round ``number`` (from 0); the mean loss.
@@ -144,7 +168,7 @@ class Backbone:
         s = self.settings
         serving = Greedily(controller, self.table(controller) if s.serve else None)
         loss = self._train(serving, s.prepare_steps + (number + 1) * s.finetune_steps)
-        self._settle(controller, [serving.knob(share) for share in s.serve or (1.0,)])
+        self.settle(serving, number + 1)
         return loss
 
     def _train(self, serving: Serving, until: int) -> float:
@@ -161,12 +185,18 @@ class Backbone:
         self.chain.eval()
         return loss
 
-    def _settle(self, controller: Controller, knobs: Sequence[float]) -> None:
-        """Statistics of norms as the images really come there: of the widths that the controller runs at each knob."""
-        split = self.data.calibration.subset(slice(0, _SETTLED))
-        actions = [judge(self.chain, split, Greedy(controller, knob)).actions for knob in knobs]
-        samples = split.inputs(slice(0, len(split)))
-        recalibrate(self.chain, samples.repeat(len(knobs), *[1] * (samples.dim() - 1)), torch.cat(actions))
+    def settle(self, serving: Serving, seed: int = 0) -> None:
+        """Statistics of norms as samples really come there: of the widths that are run from the least share that is
+        served to the largest, so that they hold at every knob in between."""
+        split, serve = self._settling, self.settings.serve or (1.0,)
+        with seeded(self.settings.seed, "settling", seed):
+            shares = serve[0] + (serve[-1] - serve[0]) * torch.rand(len(split), dtype=torch.float64)
+            actions = judge(self.chain, split, _Shared(serving, shares)).actions
+        recalibrate(self.chain, split.inputs(slice(0, len(split))), actions)
+
+    @property
+    def _settling(self) -> Split:
+        return self.data.calibration.subset(slice(0, _SETTLED))
 
     def table(self, controller: Controller) -> KnobTable:
         """What the knob of a controller gives, roughly."""

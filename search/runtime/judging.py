@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.data import Split
+from autoprune.devices import batch_for
 from autoprune.evaluation import checked_logits
 from autoprune.runtime import Chain, Controller, TrainingWalk, Walk
 
@@ -58,8 +59,9 @@ class Judged:
 
 
 @torch.no_grad()
-def judge(chain: Chain, split: Split, policy: Policy, *, batch: int = BATCH) -> Judged:
-    """Run every image of ``split`` as ``policy`` decides."""
+def judge(chain: Chain, split: Split, policy: Policy, *, batch: int | None = None) -> Judged:
+    """Run every image of ``split`` as ``policy`` decides, ``batch`` at a time."""
+    batch = batch or batch_for(split.device, BATCH)
     actions, correct, losses = [], [], []
     for at in range(0, len(split), batch):
         index = torch.arange(at, min(at + batch, len(split)))
@@ -94,7 +96,7 @@ class Greedy:
     def __init__(self, controller: Controller, knob: float | Tensor = 0.0) -> None:
         """``knob`` for all images, or ``[N, 1]`` for those of one batch."""
         self.controller = controller
-        self._bias = knob * torch.arange(controller.groups, dtype=torch.float64)
+        self._biases = [knob * controller.bias(stage) for stage in range(len(controller.channels))]
 
     def start(self, index: Tensor) -> Callable[[Walk | TrainingWalk], Tensor]:
         """A state of its own for the batch."""
@@ -102,7 +104,7 @@ class Greedy:
 
         def decide(walk: Walk | TrainingWalk) -> Tensor:
             scores, state[0] = self.controller.step(walk.stage, walk.pooled, state[0])
-            return (scores.cpu() + self._bias).argmax(1) + 1
+            return (scores.cpu() + self._biases[walk.stage]).argmax(1) + 1
 
         return decide
 

@@ -17,7 +17,7 @@ from autoprune.search.runtime.agents import Agent
 from autoprune.search.runtime.backbone import Backbone
 from autoprune.tensors import named_tensors, put_tensors, read_tensors, write_tensors
 
-STATE, VERSION = "state.json", 2
+STATE, VERSION = "state.json", 3
 _COUNTERS = ("num_timesteps", "_n_updates", "_n_calls")
 
 
@@ -91,7 +91,6 @@ def restore(folder: Path, state: Mapping[str, Any], agent: Agent, backbone: Back
 def _agent_tensors(agent: Agent) -> dict[str, Tensor]:
     policy: Any = agent.model.policy
     found = {f"policy.{name}": t for name, t in policy.state_dict().items()}
-    found |= {f"usual.{stage}": mean for stage, mean in enumerate(agent.usual)}
     found["trust"] = torch.tensor(agent.trust, dtype=torch.float64)
     for place, values in policy.optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{place}.{key}": torch.as_tensor(value) for key, value in values.items()}
@@ -101,7 +100,6 @@ def _agent_tensors(agent: Agent) -> dict[str, Tensor]:
 def _put_agent(agent: Agent, tensors: Mapping[str, Tensor]) -> None:
     policy: Any = agent.model.policy
     policy.load_state_dict({n.removeprefix("policy."): t for n, t in tensors.items() if n.startswith("policy.")})
-    agent.usual = [tensors[f"usual.{stage}"] for stage in range(len(agent.usual))]
     agent.trust = float(tensors["trust"])
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

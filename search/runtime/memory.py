@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
 
 from autoprune.errors import EnvError
 
@@ -39,11 +40,10 @@ class EpisodeMemory(ReplayBuffer):
     ) -> None:
         del optimize_memory_usage  # it is as small as can be
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
-        self.stages, ends = len(channels), np.cumsum(channels)
+        self.stages = len(channels)
         self.batches = max(1, buffer_size // (self.stages * n_envs))
         self.buffer_size = self.batches * n_envs  # episodes
-        self._known = np.arange(ends[-1]) < np.append(ends, ends[-1])[:, None]  # [stages + 1, width]
-        self.features = np.zeros((self.buffer_size, int(ends[-1])), np.float32)
+        self.features = np.zeros((self.buffer_size, sum(channels)), np.float32)
         self.actions = np.zeros((self.buffer_size, self.stages), np.int64)
         self.rewards = np.zeros((self.buffer_size, self.stages), np.float32)
 
@@ -79,24 +79,17 @@ class EpisodeMemory(ReplayBuffer):
         """Episodes that can be drawn."""
         return self.buffer_size if self.full else self.pos * self.n_envs
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        """``batch_size`` transitions, each of a stage of an episode."""
-        del env
-        episodes = np.random.randint(0, self.size(), batch_size)
-        stages = np.random.randint(0, self.stages, batch_size)
-        features = self.features[episodes]
-        data = (
-            self._seen(features, stages),
-            self.actions[episodes, stages][:, None],
-            self._seen(features, stages + 1),
-            (stages == self.stages - 1).astype(np.float32)[:, None],
-            self.rewards[episodes, stages][:, None],
-        )
-        return ReplayBufferSamples(*map(self.to_torch, data))
+    def draw(self, episodes: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Features ``[N, width]``, actions ``[N, m]`` (from 0) and rewards ``[N, m]`` of ``episodes`` episodes."""
+        chosen = np.random.randint(0, self.size(), episodes)
+        features, actions, rewards = self.features[chosen], self.actions[chosen], self.rewards[chosen]
+        return self.to_torch(features), self.to_torch(actions), self.to_torch(rewards)
 
-    def _seen(self, features: NDArray[np.float32], stages: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Observations before ``stages``."""
-        out = np.empty((len(features), features.shape[1] + 1), np.float32)
-        out[:, :-1] = np.where(self._known[stages], features, np.float32(0))
-        out[:, -1] = stages
-        return out
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        """Transitions are not kept apart from each other.
+
+        Raises:
+            EnvError: always.
+        """
+        del batch_size, env
+        raise EnvError("this replay buffer holds whole episodes; use draw()")

@@ -12,13 +12,17 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from autoprune.runtime import Controller
+from autoprune.search.runtime.path import Path
 from autoprune.search.runtime.q_learning import parts
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.vecenv import RuntimeVecEnv
+
+_COOLEST = 0.01  # temperature where a group costs next to nothing
 
 
 class StageEncoder(BaseFeaturesExtractor):
@@ -32,6 +36,7 @@ class StageEncoder(BaseFeaturesExtractor):
     def forward(self, observations: Tensor) -> Tensor:
         """Codes of observations ``[N, width + 1]``."""
         features, stages = parts(observations, len(self.channels))
+        self.stages = stages
         each = torch.split(features, list(self.channels), 1)
         codes = features.new_zeros(len(features), self.features_dim)
         for stage in sorted(set(stages.tolist())):
@@ -60,9 +65,17 @@ class Core(nn.Module):
 
 
 class RecurrentControllerPolicy(RecurrentActorCriticPolicy):
-    """The policy; ``shape`` is what :class:`~autoprune.runtime.Controller` takes."""
+    """The policy: chances grow with a controller's scores over a temperature.
 
-    def __init__(self, *given: Any, shape: dict[str, Any], **named: Any) -> None:
+    Attributes:
+        temperature: difference of two scores at which one action is e times as likely as the other.
+        offsets: ``[m, k]``, those of the controller.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, *given: Any, shape: dict[str, Any], temperature: float, **named: Any) -> None:
+        """``shape`` is what :class:`~autoprune.runtime.Controller` takes."""
         parts_of_a_controller: dict[str, Any] = {
             "net_arch": {"pi": [], "vf": []},
             "features_extractor_class": StageEncoder,
@@ -72,17 +85,24 @@ class RecurrentControllerPolicy(RecurrentActorCriticPolicy):
         }
         super().__init__(*given, **{**named, **parts_of_a_controller})
         core: Any = Core(shape["code"], shape["hidden"])
-        self.lstm_actor = core
+        self.lstm_actor, self.temperature = core, temperature
+        self.register_buffer("offsets", torch.zeros(len(shape["channels"]), shape["groups"]))
         fresh: Any = self.optimizer_class
         self.optimizer = fresh(self.parameters(), lr=given[2](1), **self.optimizer_kwargs)
 
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
+        encoder: Any = self.pi_features_extractor  # it has seen the same observations just before
+        logits = self.action_net(latent_pi) + self.offsets[encoder.stages] / self.temperature
+        return self.action_dist.proba_distribution(action_logits=logits)
 
-def build(settings: RuntimeSettings, envs: RuntimeVecEnv, shape: dict[str, Any], seed: int) -> RecurrentPPO:
-    """The learner, new; it seeds the generators of the process."""
+
+def build(settings: RuntimeSettings, envs: RuntimeVecEnv, shape: dict[str, Any], path: Path, seed: int) -> RecurrentPPO:
+    """The learner, new; it seeds the generators of the process. It explores by its own chances, not by ``path``."""
+    del path
     return RecurrentPPO(
         RecurrentControllerPolicy,
         envs,
-        learning_rate=settings.lr,
+        learning_rate=lambda left: settings.lr * left,  # of a round, as what is left of it
         n_steps=len(shape["channels"]),
         batch_size=min(settings.batch_size, len(shape["channels"]) * envs.num_envs),
         n_epochs=settings.epochs,
@@ -90,7 +110,7 @@ def build(settings: RuntimeSettings, envs: RuntimeVecEnv, shape: dict[str, Any],
         gae_lambda=1.0,
         clip_range=settings.clip,
         ent_coef=settings.entropy,
-        policy_kwargs={"shape": shape},
+        policy_kwargs={"shape": shape, "temperature": max(-settings.penalty, _COOLEST)},
         seed=seed,
         device="cpu",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from autoprune.checks import in_range, one_of, whole
 from autoprune.errors import SettingsError
+from autoprune.runtime import PRICES
 from autoprune.train_loop import FinetuneSettings
 
 AGENTS = {
@@ -26,6 +27,7 @@ class RuntimeSettings:
     Attributes:
         agent: a key of :data:`AGENTS`.
         penalty: reward of each further group, at most 0.
+        price: of a group, a factor on the penalty and on the knob: a key of :data:`autoprune.runtime.PRICES`.
         alpha: factor on the loss in the reward; ``None`` for a mean of about 1.
         rounds: M.
         episodes: images that the controller learns from in a round.
@@ -57,6 +59,7 @@ class RuntimeSettings:
 
     agent: str = "dqn"
     penalty: float = -0.1
+    price: str = "groups"
     alpha: float | None = None
     rounds: int = 3
     episodes: int = 8192
@@ -89,6 +92,7 @@ class RuntimeSettings:
 
     def __post_init__(self) -> None:
         one_of("agent", self.agent, tuple(AGENTS))
+        one_of("price", self.price, PRICES)
         for name in ("rounds", "episodes", "envs", "code", "hidden", "batch_size", "updates", "memory", "target_every"):
             whole(name, getattr(self, name), 1)
         whole("epochs", self.epochs, 1)

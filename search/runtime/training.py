@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autoprune.envs.passage import Pay
 from autoprune.envs.runtime_task import check_finite
 from autoprune.files import write_text
 from autoprune.runtime import RuntimePrunedNetwork, calibrate, save_runtime
@@ -22,11 +21,13 @@ from autoprune.seeding import derive
 if TYPE_CHECKING:
     from autoprune.artifacts import NetworkSpec
     from autoprune.envs import RuntimeTask
+    from autoprune.envs.passage import Pay
     from autoprune.search.runtime.agents import Agent
     from autoprune.search.runtime.backbone import Backbone
 
 CHECKPOINT, LOG, CURVES = "checkpoint", "log.jsonl", "curves.png"
-TRUSTS = (1.0, 0.5, 0.25, 0.1, 0.0)  # of which the controller gets the best one
+TRUSTS = (1.0, 0.5, 0.25, 0.1)  # of which the controller gets the best one
+_MIDDLE = 0.5  # of the dense multiply-accumulates: what the loss of an episode is compared with
 Progress = Callable[[dict[str, Any], int], None]
 
 
@@ -94,8 +95,8 @@ class _Course:
         from autoprune.envs import RuntimeVectorEnv
         from autoprune.search.runtime.agents import Agent
         from autoprune.search.runtime.backbone import Backbone
-        from autoprune.search.runtime.baselines import even_rows
         from autoprune.search.runtime.keeping import chain_digest, read, restore
+        from autoprune.search.runtime.path import Path
         from autoprune.search.runtime.vecenv import RuntimeVecEnv
 
         self.task, self.settings, self.folder = task, settings, folder
@@ -106,11 +107,18 @@ class _Course:
         chain.to(memory_format=torch.channels_last)  # as its training has it: other layouts round otherwise
         self.identity = {**settings.to_dict(), "network": chain_digest(task.chain), "data": task.data.digest}
         self.envs = RuntimeVectorEnv(
-            settings.envs, task=task, penalty=settings.penalty, alpha=settings.alpha or 1.0, autoreset_mode="SameStep"
+            settings.envs,
+            task=task,
+            penalty=settings.penalty,
+            price=settings.price,
+            alpha=settings.alpha or 1.0,
+            autoreset_mode="SameStep",
         )
-        seed, rows = derive(settings.seed, "agent"), even_rows(task.chain)
-        self.agent: Agent = Agent(settings, RuntimeVecEnv(self.envs, rows[len(rows) // 2].tolist()), task.chain, seed)
-        self.backbone: Backbone = Backbone(task.chain, task.data, settings)
+        path = Path.of_least_harm(task.chain, task.data.calibration)
+        middle = path.at(torch.tensor([_MIDDLE])).round().long()[0].tolist()
+        envs, seed = RuntimeVecEnv(self.envs, middle), derive(settings.seed, "agent")
+        self.agent: Agent = Agent(settings, envs, task.chain, path, seed)
+        self.backbone: Backbone = Backbone(task.chain, task.data, settings, path)
         self.log: list[dict[str, Any]] = []
         stored = None if folder is None else read(folder / CHECKPOINT, self.identity)
         if folder is not None and stored is not None:
@@ -134,7 +142,7 @@ class _Course:
         kind = "prepare" if turn < 0 else "backbone" if backbone else "controller"
         line: dict[str, Any] = {"round": max(number, 0), "turn": kind}
         alpha = self.settings.alpha
-        self.envs.passage.pay = Pay(self.settings.penalty, self.task.measured_alpha() if alpha is None else alpha)
+        self.envs.passage.pay = replace(self._pay, alpha=self.task.measured_alpha() if alpha is None else alpha)
         if turn < 0:
             line["loss"] = self.backbone.prepare()
         elif backbone:
@@ -142,7 +150,8 @@ class _Course:
                 line["loss"] = self.backbone.turn(self.agent.controller(), number)
         else:
             if number == 0:
-                self.agent.standardise(_whole(self.task))
+                worth = self.backbone.path.expected(self.task.chain, self.task.data.calibration)
+                self.agent.begin(_whole(self.task), -self._pay.alpha * worth)
             self.agent.learn(derive(self.settings.seed, "controller", number))
             self.agent.trust = self.backbone.trust({trust: self.agent.controller(trust) for trust in TRUSTS})
             line["trust"] = self.agent.trust
@@ -154,14 +163,20 @@ class _Course:
         chain, split = self.task.chain, self.task.data.validation
         greedy = judge(chain, split, Greedy(controller))
         dense = judge(chain, split, Table(torch.full((len(chain.stages),), chain.groups)))
-        paid = (greedy.actions - 1).sum(1) * self.settings.penalty - self.envs.passage.pay.alpha * greedy.losses
+        pay = self._pay
+        paid = sum(pay.of(groups, stage) for stage, groups in enumerate(greedy.actions.T.numpy()))
+        reward = paid - pay.alpha * greedy.losses.numpy()
         return {
             "accuracy": greedy.accuracy,
             "macs": greedy.share,
-            "reward": float(paid.mean()),
+            "reward": float(reward.mean()),
             "dense_accuracy": dense.accuracy,
             "groups": [round(g, 4) for g in greedy.actions.double().mean(0).tolist()],
         }
+
+    @property
+    def _pay(self) -> Pay:
+        return self.envs.passage.pay
 
     def _keep(self) -> None:
         if self.folder is None:
