@@ -38,7 +38,9 @@ class Run:
 
 
 class RuntimePrunedNetwork(nn.Module):
-    """Stage by stage the controller scores the actions, and the best is run: ``argmax_i scores_i + (i - 1) * price * knob``.
+    """Stage by stage the controller scores the actions, and the best is run.
+
+    That is ``argmax_i scores_i + (i - 1) * price * knob``, with the price of a group at the stage.
 
     A single image runs through slices of the kernels, a batch in groups of samples with equal actions, each one smaller
     dense network. Norms are folded and weights packed for every width (:mod:`autoprune.runtime.compiled`) at the first

@@ -61,7 +61,7 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
     entropy: Number = option(0.01, "Weight of the entropy bonus (recurrent_ppo).", panel="Controller", ge=0)
     rounds: Whole = option(3, "Rounds of controller and backbone.", panel="Backbone", ge=1)
     prepare_steps: Whole = option(
-        200, "Steps of the backbone before the first round, at even widths.", panel="Backbone", ge=0
+        200, "Steps of the backbone before the first round, along a path of widths.", panel="Backbone", ge=0
     )
     finetune_steps: Whole = option(200, "Steps of the backbone in a round; 0 for none.", panel="Backbone", ge=0)
     finetune_lr: Number = option(0.01, "Highest learning rate.", panel="Backbone", gt=0)

@@ -42,7 +42,7 @@ class RuntimeSettings:
         epsilon: share of random actions at the end of exploration, which starts with 1 (``dqn``).
         exploration: part of all episodes in which that share falls (``dqn``).
         epochs, clip, entropy: passes over a batch, largest change of a ratio, weight of the bonus (``recurrent_ppo``).
-        prepare_steps: steps of the backbone before the first round, at even widths.
+        prepare_steps: steps of the backbone before the first round, along a path of widths.
         finetune_steps: steps of the backbone in a round; 0 leaves it as it is.
         finetune_lr, finetune_batch_size, finetune_weight_decay, finetune_optimizer, finetune_precision: as of
             :class:`autoprune.train_loop.FinetuneSettings`; the rate falls over all rounds.
