@@ -10,8 +10,9 @@ it serves all of them; a static network is retrained for one share alone.
 - ``static``: for each share a search of its own (TPE, ``--trials`` plans without retraining, statistics of norms
   estimated anew); its best plan and the uniform one are then retrained alike.
 
-One part is one kind with one seed and leaves a row in its folder; run parts side by side with ``--only`` and
-``--seeds``, and again with all of them to gather the rows in ``results/``.
+One part is one kind with one seed and leaves a row in its folder, and the network beside it, which is judged again
+where its row is missing. Run parts side by side with ``--only`` and ``--seeds``, and again with all to gather the
+rows in ``results/``.
 """
 
 from __future__ import annotations
@@ -225,6 +226,7 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=1000, help="test images for other policies on the same weights")
     parser.add_argument("--agents", type=json.loads, default={}, help="further settings by agent, as JSON")
     parser.add_argument("--set", type=json.loads, default={}, help="further settings of the runtime parts, as JSON")
+    parser.add_argument("--note", default="", help="kept beside the rows: where parts were run, say")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
