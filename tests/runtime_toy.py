@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autoprune.data import DataSplits, Split
 from autoprune.envs import RuntimeTask
 from autoprune.runtime import Chain
-from autoprune.search.runtime.path import Path
+from autoprune.search.runtime.width_path import WidthPath
 
 GROUPS = 4
 
@@ -44,9 +44,9 @@ def toy_task(kinds: int = 6, seed: int = 0) -> RuntimeTask:
     return RuntimeTask(Chain(model.eval(), data.example(2), groups=GROUPS), data, "toy")
 
 
-def toy_path(task: RuntimeTask) -> Path:
+def toy_path(task: RuntimeTask) -> WidthPath:
     """The path that a training of the task goes along."""
-    return Path.of_least_harm(task.chain, task.data.calibration)
+    return WidthPath.of_least_harm(task.chain, task.data.calibration)
 
 
 def returns(task: RuntimeTask, kinds: int, penalty: float, alpha: float) -> dict[tuple[int, ...], Tensor]:

@@ -19,7 +19,8 @@ from autoprune.errors import ChainError
 from autoprune.models.common import conv_norm
 from autoprune.runtime import Chain, Controller, KnobRow, KnobTable, TrainingWalk
 from autoprune.runtime.execution import _moments
-from autoprune.search.runtime.backbone import Backbone, Greedily, ServingForward, ServingLoop
+from autoprune.search.runtime import backbone as backbone_module
+from autoprune.search.runtime.backbone import Along, Backbone, Greedily, ServingForward, ServingLoop
 from autoprune.search.runtime.judging import Greedy, judge
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.vecenv import RuntimeVecEnv
@@ -141,6 +142,24 @@ def test_a_damped_controller_follows_less_of_what_was_learned() -> None:
     known, whole = controller.offsets[stage], controller(features, stage)
     for trust in (1.0, 0.5, 0.0):
         assert close(controller.damped(trust)(features, stage), known + trust * (whole - known), 1e-6)
+
+
+def test_norms_settle_on_the_widths_that_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = toy_task()
+    backbone = Backbone(task.chain, task.data, RuntimeSettings(serve=(0.5, 0.8), seed=3), toy_path(task))
+    seen: list[Any] = []
+    monkeypatch.setattr(backbone_module, "recalibrate", lambda *given: seen.append(given))
+    along = Along(task.chain, backbone.path)
+    for turn in (0, 0, 1):
+        backbone.settle(along, turn)
+    samples, actions = seen[0][1:]
+    assert seen[0][0] is task.chain
+    assert torch.equal(samples, task.data.calibration.inputs())
+    near = backbone.path.at(torch.tensor([0.5, 0.8]))
+    assert bool((actions >= (near[0] - 2).round()).all())
+    assert bool((actions <= (near[1] + 2).round()).all())
+    assert torch.equal(seen[1][2], actions)
+    assert not torch.equal(seen[2][2], actions)
 
 
 def test_the_trust_that_is_right_most_often_is_taken() -> None:

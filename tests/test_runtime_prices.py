@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from runtime_networks import ZOO, zoo
-from runtime_toy import GROUPS, toy_task
+from runtime_toy import GROUPS, toy_path, toy_task
 
-from autoprune.envs import RuntimeEnv
+from autoprune.envs import RuntimeEnv, RuntimeVectorEnv
 from autoprune.envs.passage import Pay
 from autoprune.errors import ChainError, UnknownNameError
 from autoprune.runtime import Controller, RuntimePrunedNetwork
 from autoprune.search.runtime import RuntimeSettings
+from autoprune.search.runtime.agents import Agent
 from autoprune.search.runtime.q_learning import falling
+from autoprune.search.runtime.vecenv import RuntimeVecEnv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,3 +93,13 @@ def test_the_learning_rate_falls_in_every_round() -> None:
     total = rounds * batches
     found = [rate(1 - done / total) for done in range(1, total + 1)]
     assert found == pytest.approx([0.4, 0.3, 0.2, 0.1] * 2)
+
+
+def test_a_round_of_a_single_batch_learns() -> None:
+    task = toy_task()
+    envs = RuntimeVecEnv(RuntimeVectorEnv(8, task=task, alpha=1.0, autoreset_mode="SameStep"))
+    settings = RuntimeSettings(agent="recurrent_ppo", envs=8, episodes=8, rounds=1, batch_size=16)
+    learner = Agent(settings, envs, task.chain, toy_path(task), 0)
+    before = learner.controller().decoder.weight.clone()
+    learner.learn(0)
+    assert not torch.equal(learner.controller().decoder.weight, before)

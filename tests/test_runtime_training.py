@@ -118,13 +118,7 @@ def test_what_is_trained_is_stored_and_the_process_is_left_as_it_was(tmp_path: P
 def test_what_learns_is_the_controller_that_is_deployed(agent: str) -> None:
     task = toy_task()
     envs = RuntimeVecEnv(RuntimeVectorEnv(8, task=task, alpha=1.0, autoreset_mode="SameStep"))
-    learner = Agent(
-        RuntimeSettings(agent=agent, **SMALL),
-        envs,
-        task.chain,
-        toy_path(task),
-        0,
-    )
+    learner = Agent(RuntimeSettings(agent=agent, **SMALL), envs, task.chain, toy_path(task), 0)
     learner.begin([torch.randn(50, c) * 3 + 1 for c in task.chain.channels], torch.randn(len(task), GROUPS) / 50)
     learner.learn(0)
     controller, seen, state = learner.controller(), envs.reset(), None

@@ -27,8 +27,8 @@ class OneSample:
         matrix, bias, into = _fused(controller)
         self.matrix = _numpy(matrix)
         self.biases = [_numpy(bias + into @ e.bias.detach().cpu()) for e in encoders]
-        self.decoder, self.decoder_bias = _numpy(controller.decoder.weight), _numpy(controller.decoder.bias)
-        self.offsets = _numpy(controller.offsets)
+        self.decoder = _numpy(controller.decoder.weight)
+        self.constants = _numpy(controller.decoder.bias + controller.offsets)  # [m, k]
         self.code, self.hidden = controller.code, controller.hidden
         self._encoders = [e.weight.detach().cpu().clone() for e in encoders]
         self._packed: dict[tuple[int, int], Floats] = {}

@@ -180,9 +180,7 @@ class RuntimePrunedNetwork(nn.Module):
             logits, table = self._batch(x, checked=True)
             return logits, table[0].tolist()
         value, deciding = compiled.prelude(x), one.start()
-        biases = (
-            one.decoder_bias + one.offsets + self._bias.numpy()
-        )  # in float64: a large knob must not swallow small scores
+        biases = one.constants + self._bias.numpy()  # in float64: a large knob must not swallow small scores
         actions: list[int] = []
         for stage in range(len(self.chain.stages)):
             actions.append(int(deciding.scores(stage, value, biases[stage]).argmax()) + 1)

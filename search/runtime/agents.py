@@ -12,9 +12,9 @@ from torch import Tensor
 
 from autoprune.runtime import Chain, Controller
 from autoprune.search.runtime import q_learning, recurrent
-from autoprune.search.runtime.path import Path
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.vecenv import RuntimeVecEnv
+from autoprune.search.runtime.width_path import WidthPath
 
 _BUILDS = {"dqn": q_learning.build, "recurrent_ppo": recurrent.build}
 
@@ -27,7 +27,9 @@ class Agent:
         trust: how far the controller follows what was learned; see :meth:`autoprune.runtime.Controller.damped`.
     """
 
-    def __init__(self, settings: RuntimeSettings, envs: RuntimeVecEnv, chain: Chain, path: Path, seed: int) -> None:
+    def __init__(
+        self, settings: RuntimeSettings, envs: RuntimeVecEnv, chain: Chain, path: WidthPath, seed: int
+    ) -> None:
         self.settings = settings
         self.shape: dict[str, Any] = {
             "channels": chain.channels,

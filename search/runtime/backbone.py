@@ -21,10 +21,9 @@ from autoprune.runtime import (
     calibrate,
     recalibrate,
 )
-from autoprune.search.runtime.baselines import SPREAD
 from autoprune.search.runtime.judging import Greedy, judge
-from autoprune.search.runtime.path import Path
 from autoprune.search.runtime.settings import RuntimeSettings
+from autoprune.search.runtime.width_path import SPREAD, WidthPath
 from autoprune.seeding import derive, seeded
 from autoprune.train_loop import TrainLoop
 
@@ -44,7 +43,7 @@ class Serving(Protocol):
 class Along:
     """Near the widths of a path: actions vary by chance around those at a sample's share."""
 
-    def __init__(self, chain: Chain, path: Path) -> None:
+    def __init__(self, chain: Chain, path: WidthPath) -> None:
         self._groups, self._path = chain.groups, path
 
     def start(self, shares: Tensor) -> Decide:
@@ -143,7 +142,7 @@ class Backbone:
     statistics are estimated anew on the calibration split.
     """
 
-    def __init__(self, chain: Chain, data: DataSplits, settings: RuntimeSettings, path: Path) -> None:
+    def __init__(self, chain: Chain, data: DataSplits, settings: RuntimeSettings, path: WidthPath) -> None:
         self.chain, self.data, self.settings, self.path = chain, data, settings, path
         self.teacher = copy.deepcopy(chain.backbone).requires_grad_(False)  # as it was given
         self.state: dict[str, Tensor] = {}
@@ -185,11 +184,11 @@ class Backbone:
         self.chain.eval()
         return loss
 
-    def settle(self, serving: Serving, seed: int = 0) -> None:
+    def settle(self, serving: Serving, turn: int = 0) -> None:
         """Statistics of norms as samples really come there: of the widths that are run from the least share that is
         served to the largest, so that they hold at every knob in between."""
         split, serve = self._settling, self.settings.serve or (1.0,)
-        with seeded(self.settings.seed, "settling", seed):
+        with seeded(self.settings.seed, "settling", turn):
             shares = serve[0] + (serve[-1] - serve[0]) * torch.rand(len(split), dtype=torch.float64)
             actions = judge(self.chain, split, _Shared(serving, shares)).actions
         recalibrate(self.chain, split.inputs(slice(0, len(split))), actions)

@@ -16,7 +16,6 @@ from autoprune.runtime import Chain, Walk
 from autoprune.search.runtime.judging import Decide, Judged, Policy, Table, judge
 from autoprune.seeding import generator
 
-SPREAD = 0.08  # standard deviation of actions around a level, over the number of groups
 _HALVINGS = 24  # of a one-dimensional search
 _RIDGE = 1e-2  # of the probes, in units of the mean variance of a feature
 

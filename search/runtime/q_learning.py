@@ -12,11 +12,10 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 
 from autoprune.runtime import Controller
-from autoprune.search.runtime.baselines import SPREAD
 from autoprune.search.runtime.memory import EpisodeMemory
-from autoprune.search.runtime.path import Path
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.vecenv import RuntimeVecEnv
+from autoprune.search.runtime.width_path import SPREAD, WidthPath
 
 _APART = 0.1  # of the random actions, that do not follow the path
 _SWING = 0.7  # of the logarithm of the price at which an episode is greedy: mostly half to twice the penalty
@@ -73,7 +72,7 @@ class RuntimeDQN(DQN):
 
     planned: int = 1
     penalty: float = 0.0
-    path: Path | None = None
+    path: WidthPath | None = None
     _widths: Any = None
     _knobs: Any = None
 
@@ -137,7 +136,9 @@ def falling(lr: float, rounds: int, batches: int) -> Callable[[float], float]:
     return lambda left: lr * (round(left * rounds * batches) % batches + 1) / batches
 
 
-def build(settings: RuntimeSettings, envs: RuntimeVecEnv, shape: dict[str, Any], path: Path, seed: int) -> RuntimeDQN:
+def build(
+    settings: RuntimeSettings, envs: RuntimeVecEnv, shape: dict[str, Any], path: WidthPath, seed: int
+) -> RuntimeDQN:
     """The learner, new; it seeds the generators of the process."""
     stages = len(shape["channels"])
     batch = stages * envs.num_envs

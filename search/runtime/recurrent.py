@@ -17,10 +17,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from autoprune.runtime import Controller
-from autoprune.search.runtime.path import Path
 from autoprune.search.runtime.q_learning import parts
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.vecenv import RuntimeVecEnv
+from autoprune.search.runtime.width_path import WidthPath
 
 _COOLEST = 0.01  # temperature where a group costs next to nothing
 
@@ -96,13 +96,15 @@ class RecurrentControllerPolicy(RecurrentActorCriticPolicy):
         return self.action_dist.proba_distribution(action_logits=logits)
 
 
-def build(settings: RuntimeSettings, envs: RuntimeVecEnv, shape: dict[str, Any], path: Path, seed: int) -> RecurrentPPO:
+def build(
+    settings: RuntimeSettings, envs: RuntimeVecEnv, shape: dict[str, Any], path: WidthPath, seed: int
+) -> RecurrentPPO:
     """The learner, new; it seeds the generators of the process. It explores by its own chances, not by ``path``."""
     del path
     return RecurrentPPO(
         RecurrentControllerPolicy,
         envs,
-        learning_rate=lambda left: settings.lr * left,  # of a round, as what is left of it
+        learning_rate=lambda left: settings.lr * max(left, 1 / settings.batches),  # none is left at the last batch
         n_steps=len(shape["channels"]),
         batch_size=min(settings.batch_size, len(shape["channels"]) * envs.num_envs),
         n_epochs=settings.epochs,

@@ -96,8 +96,8 @@ class _Course:
         from autoprune.search.runtime.agents import Agent
         from autoprune.search.runtime.backbone import Backbone
         from autoprune.search.runtime.keeping import chain_digest, read, restore
-        from autoprune.search.runtime.path import Path
         from autoprune.search.runtime.vecenv import RuntimeVecEnv
+        from autoprune.search.runtime.width_path import WidthPath
 
         self.task, self.settings, self.folder = task, settings, folder
         for name, split in task.data.parts():
@@ -114,7 +114,7 @@ class _Course:
             alpha=settings.alpha or 1.0,
             autoreset_mode="SameStep",
         )
-        path = Path.of_least_harm(task.chain, task.data.calibration)
+        path = WidthPath.of_least_harm(task.chain, task.data.calibration)
         middle = path.at(torch.tensor([_MIDDLE])).round().long()[0].tolist()
         envs, seed = RuntimeVecEnv(self.envs, middle), derive(settings.seed, "agent")
         self.agent: Agent = Agent(settings, envs, task.chain, path, seed)

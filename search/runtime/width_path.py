@@ -13,12 +13,13 @@ from autoprune.errors import ChainError
 from autoprune.evaluation import checked_logits
 from autoprune.runtime import Chain
 
+SPREAD = 0.08  # standard deviation of actions around a path, over the number of groups
 _SAMPLES = 512  # that losses are measured on
 _MEASURED = 9  # rows whose losses are measured
 _LEAST = 1e-4  # added loss of a group: what costs nothing goes in the order of its multiply-accumulates
 
 
-class Path:
+class WidthPath:
     """Rows of actions that grow with their multiply-accumulates.
 
     Attributes:
@@ -42,7 +43,7 @@ class Path:
             raise ChainError("a path must grow from action 1 everywhere to all groups, stage by stage")
 
     @classmethod
-    def of_least_harm(cls, chain: Chain, split: Split, samples: int = _SAMPLES) -> Path:
+    def of_least_harm(cls, chain: Chain, split: Split, samples: int = _SAMPLES) -> WidthPath:
         """From the whole network down, each time what adds the least loss for the multiply-accumulates it saves.
 
         The loss that a stage adds is measured with all others whole, as in H. Li et al., "Pruning Filters for Efficient

@@ -13,7 +13,7 @@ from torch import nn
 
 from autoprune.errors import ChainError
 from autoprune.search.runtime.backbone import Along
-from autoprune.search.runtime.path import Path, _down, sensitivities
+from autoprune.search.runtime.width_path import WidthPath, _down, sensitivities
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,14 +58,14 @@ def test_the_least_harmful_stage_becomes_narrow_first() -> None:
 @pytest.mark.parametrize("rows", [[[1, 1], [4, 3]], [[1, 2], [4, 4]], [[1, 1], [1, 3], [4, 2], [4, 4]]])
 def test_rows_that_do_not_grow_are_refused(rows: list[list[int]]) -> None:
     with pytest.raises(ChainError, match="a path must grow"):
-        Path(toy_task(6).chain, torch.tensor(rows))
+        WidthPath(toy_task(6).chain, torch.tensor(rows))
 
 
 def test_training_goes_along_the_path() -> None:
     chain, _, _ = zoo("vgg11_bn")
     stages = len(chain.stages)
     middle = [1 + chain.groups // 2] * stages
-    path = Path(chain, torch.tensor([[1] * stages, middle, [chain.groups] * stages]))
+    path = WidthPath(chain, torch.tensor([[1] * stages, middle, [chain.groups] * stages]))
     torch.manual_seed(0)
     decide = Along(chain, path).start(path.shares[1:2].repeat(4000))
     actions = torch.stack([decide(SimpleNamespace(stage=s)) for s in range(stages)], 1)  # type: ignore[arg-type]
