@@ -106,10 +106,11 @@ class Bench:
         points: dict[str, list[list[float]]] = {"runtime": []}
         probes = Confidence.fit(chain, data.calibration, data.num_classes, seed=seed)
         few = data.test.subset(slice(0, o.others))
-        for _, _, judged in found:
+        for _, knob, judged in found:
             points["runtime"].append([judged.share, judged.accuracy])
             for name, policy in self._others(chain, data, probes, judged.share, seed).items():
-                other = judge(chain, few, policy)
+                norms = None if name == "confidence" else chain.norms.at(knob)  # its probes know the common ones
+                other = judge(chain, few, policy, norms=norms)
                 points.setdefault(f"{name}, same weights", []).append([other.share, other.accuracy])
         made: dict[str, Any] = {"dense": whole.accuracy, "shares": [s for s, _, _ in found], "points": points}
         made["controller_share"] = [float(j.controller_macs.double().mean()) / j.dense_macs for _, _, j in found]

@@ -18,10 +18,10 @@ from autoprune.envs import RuntimeVectorEnv
 from autoprune.errors import ChainError
 from autoprune.models.common import conv_norm
 from autoprune.runtime import Chain, Controller, KnobRow, KnobTable, TrainingWalk
-from autoprune.runtime.execution import _moments
+from autoprune.runtime.execution import Sliced, _moments
 from autoprune.search.runtime import backbone as backbone_module
 from autoprune.search.runtime.backbone import Along, Backbone, Greedily, ServingForward, ServingLoop
-from autoprune.search.runtime.judging import Greedy, judge
+from autoprune.search.runtime.judging import Greedy, Table, judge
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.vecenv import RuntimeVecEnv
 
@@ -80,6 +80,31 @@ def test_norms_take_the_moments_of_the_samples_that_read_the_same_width(size: in
         assert close(found, model[4](F.relu(made).mean((2, 3)) * there), 1e-9)
 
 
+@pytest.mark.parametrize("name", ["vgg11_bn", "resnet20"])
+def test_a_batch_that_agrees_is_trained_in_smaller_layers_with_the_same_gradients(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the samples agree nothing is masked, and all is as if they had been."""
+    chain, _, shape = zoo(name)
+    chain, x = chain.double(), images(40, shape).double()
+    chain.backbone.requires_grad_(True)
+    row = random_actions(1, chain, 1)[0]
+    actions = row.repeat(40, 1)
+    for differ in (len(row), len(row) // 2):
+        actions[:20, differ:] = chain.groups + 1 - actions[:20, differ:]
+        found = []
+        for together in (True, False):
+            if not together:
+                monkeypatch.setattr(TrainingWalk, "_agree", lambda walk, given: False)
+            chain.zero_grad()
+            walk = walked(chain, x, actions)
+            assert isinstance(walk._layers, Sliced) is (together and differ == len(row))
+            walk.output.square().sum().backward()
+            found.append([walk.output.detach(), *(p.grad for p in chain.backbone.parameters() if p.grad is not None)])
+            monkeypatch.undo()
+        assert all(close(a, b, 1e-8) for a, b in zip(*found, strict=True))
+
+
 def test_gradients_reach_what_was_run_alone() -> None:
     chain, _, shape = zoo("vgg11_bn")
     x = images(8, shape)
@@ -99,7 +124,7 @@ def test_each_sample_goes_through_at_every_share() -> None:
     settings_ = RuntimeSettings(serve=(0.4, 0.6, 0.9), prepare_steps=0, finetune_steps=1, finetune_batch_size=8)
     backbone = Backbone(chain, task.data, settings_, toy_path(task))
     table = backbone.table(controller)
-    module = ServingForward(chain, Greedily(controller, table), settings_.serve)
+    module = ServingForward(chain, Greedily(controller, table, chain.norms), settings_.serve)
     x = task.data.train.inputs(slice(0, 8))
     torch.manual_seed(0)
     logits = module(x)
@@ -112,11 +137,11 @@ def test_each_sample_goes_through_at_every_share() -> None:
 
 def test_what_is_compared_with_changes_what_is_paid_by_a_number_of_the_image_alone() -> None:
     task = toy_task()
-    row = [2, 3]
+    rows = torch.randint(1, 5, (5, 2), generator=torch.Generator().manual_seed(1))
     plain, compared = (
-        RuntimeVecEnv(RuntimeVectorEnv(5, task=task, alpha=0.7, autoreset_mode="SameStep"), given)
-        for given in (None, row)
+        RuntimeVecEnv(RuntimeVectorEnv(5, task=task, alpha=0.7, autoreset_mode="SameStep")) for _ in range(2)
     )
+    compared.compared = Table(rows)
     for envs in (plain, compared):
         envs.seed(3)
         envs.reset()
@@ -130,7 +155,7 @@ def test_what_is_compared_with_changes_what_is_paid_by_a_number_of_the_image_alo
             assert done.all()
             x, y = task.data.train.inputs(torch.from_numpy(index)), task.data.train.y[torch.from_numpy(index)]
             with torch.no_grad():
-                expected = 0.7 * F.cross_entropy(task.chain(x, row), y, reduction="none").numpy()
+                expected = 0.7 * F.cross_entropy(task.chain(x, rows), y, reduction="none").numpy()
         np.testing.assert_allclose(other - one, expected, atol=1e-5)
 
 
@@ -139,9 +164,18 @@ def test_a_damped_controller_follows_less_of_what_was_learned() -> None:
     controller = Controller((3, 5), 4).requires_grad_(False)
     controller.offsets.copy_(torch.randn(2, 4))
     features, stage = torch.randn(6, 8), torch.tensor([0, 1, 1, 0, 1, 0])
+    torch.nn.init.normal_(controller.decoder.weight)
     known, whole = controller.offsets[stage], controller(features, stage)
-    for trust in (1.0, 0.5, 0.0):
-        assert close(controller.damped(trust)(features, stage), known + trust * (whole - known), 1e-6)
+    assert close(controller.damped(1, 1)(features, stage), whole, 1e-6)
+    assert close(controller.damped(0, 0)(features, stage), known, 1e-6)
+    apart = controller.damped(0, 1)(features, stage) - known
+    harder = (controller.damped(1, 0)(features, stage) / known).log()
+    assert close(harder, harder[:, :1].expand(-1, 4), 1e-5)  # one number moves all scores of a stage
+    assert float(harder.std()) > 0.1
+    assert close(whole, known * harder.exp() + apart, 1e-5)
+    for difficulty, part in ((0.5, 0.2), (0.3, 1.0)):
+        found = controller.damped(difficulty, part)(features, stage)
+        assert close(found, known * (difficulty * harder).exp() + part * apart, 1e-5)
 
 
 def test_norms_settle_on_the_widths_that_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +205,9 @@ def test_the_trust_that_is_right_most_often_is_taken() -> None:
         id(bad): KnobTable((KnobRow(0, 1, 0.4, 0, 0.2), KnobRow(1, 2, 1.0, 0, 0.9)), 1),
     }
     backbone.table = lambda controller: tables[id(controller)]  # type: ignore[method-assign]
-    assert backbone.trust({1.0: bad, 0.5: good, 0.0: good}) == 0.5
+    assert backbone.trust({(1.0, 1.0): bad, (1.0, 0.5): good, (0.5, 0.0): good}) == (1.0, 0.5)
     alone = Backbone(task.chain, task.data, RuntimeSettings(serve=()), toy_path(task))
-    assert alone.trust({1.0: bad, 0.5: good}) == 1.0
+    assert alone.trust({(1.0, 1.0): bad, (0.5, 0.0): good}) == (1.0, 1.0)
 
 
 def test_a_table_is_read_between_its_rows() -> None:
@@ -201,7 +235,7 @@ def test_neither_moments_nor_decisions_are_rounded_by_autocast() -> None:
 
     task = toy_task()
     controller = Controller(task.chain.channels, 4)
-    module = ServingForward(task.chain, Greedily(controller, None), ())
+    module = ServingForward(task.chain, Greedily(controller, None, task.chain.norms), ())
     seen: list[torch.dtype] = []
     step = controller.step
 

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 KINDS = 6
 SMALL: dict[str, Any] = {"alpha": 1.0, "code": 16, "hidden": 16, "envs": 64, "batch_size": 128, "lr": 3e-3}
 ALONE: dict[str, dict[str, Any]] = {
-    "dqn": {"updates": 16, "lr": 4e-3, "memory": 960, "epsilon": 0.3, "exploration": 1.0},
-    "recurrent_ppo": {"lr": 5e-3, "epochs": 10},
+    "dqn": {"episodes": 3200, "updates": 16, "lr": 4e-3, "memory": 960, "epsilon": 0.3, "exploration": 1.0},
+    "recurrent_ppo": {"lr": 5e-3, "epochs": 10, "entropy": 0.1},
 }
 TINY: dict[str, Any] = {**SMALL, "rounds": 2, "episodes": 128, "finetune_steps": 4, "finetune_batch_size": 24}
 
@@ -44,6 +44,7 @@ def gaps(agent: str, penalty: float, **more: Any) -> tuple[list[float], list[lis
         "hidden": 32,
         "prepare_steps": 0,
         "finetune_steps": 0,
+        "serve": (),  # the balance that is asked for alone, whatever else the knob may give
         **ALONE[agent],
         **more,
     }
@@ -119,7 +120,12 @@ def test_what_learns_is_the_controller_that_is_deployed(agent: str) -> None:
     task = toy_task()
     envs = RuntimeVecEnv(RuntimeVectorEnv(8, task=task, alpha=1.0, autoreset_mode="SameStep"))
     learner = Agent(RuntimeSettings(agent=agent, **SMALL), envs, task.chain, toy_path(task), 0)
-    learner.begin([torch.randn(50, c) * 3 + 1 for c in task.chain.channels], torch.randn(len(task), GROUPS) / 50)
+    start, pooled = learner.fresh(), [torch.randn(50, c) * 3 + 1 for c in task.chain.channels]
+    start.standardise(pooled)
+    start.offsets.normal_().div_(50)
+    start.paid.normal_().div_(50)
+    learner.begin(start, pooled)
+    assert all(torch.equal(t, start.state_dict()[name]) for name, t in learner.controller().state_dict().items())
     learner.learn(0)
     controller, seen, state = learner.controller(), envs.reset(), None
     starts = np.ones(8, bool)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from runtime_networks import zoo
 from runtime_toy import GROUPS, toy_path, toy_task
 from torch import nn
 
 from autoprune.errors import ChainError
+from autoprune.search.runtime import width_path as module
 from autoprune.search.runtime.backbone import Along
-from autoprune.search.runtime.width_path import WidthPath, _down, sensitivities
+from autoprune.search.runtime.width_path import Curve, WidthPath, _down, sensitivities
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,22 +71,67 @@ def test_training_goes_along_the_path() -> None:
     middle = [1 + chain.groups // 2] * stages
     path = WidthPath(chain, torch.tensor([[1] * stages, middle, [chain.groups] * stages]))
     torch.manual_seed(0)
-    decide = Along(chain, path).start(path.shares[1:2].repeat(4000))
-    actions = torch.stack([decide(SimpleNamespace(stage=s)) for s in range(stages)], 1)  # type: ignore[arg-type]
+    along = Along(chain, path)
+    actions = along.rows(path.shares[1:2].repeat(4000))
+    decide = along.start(float(path.shares[1]), 3)
+    together = torch.stack([decide(SimpleNamespace(stage=s)) for s in range(stages)], 1)  # type: ignore[arg-type]
+    assert together.shape == (3, stages)
+    assert bool((together == together[0]).all())
     assert actions.double().mean(0).tolist() == pytest.approx(middle, abs=0.05)
     assert int(actions.min()) >= 1
     assert int(actions.max()) <= chain.groups
     assert actions.unique().numel() > 1
 
 
-def test_what_the_path_is_expected_to_lose_is_in_the_measure_of_real_losses() -> None:
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6))
+def test_a_controller_that_scores_by_what_actions_are_worth_goes_along_the_path(seed: int) -> None:
+    task = toy_task(6)
+    draws = torch.Generator().manual_seed(seed)
+    rows = [[1] * len(task)]
+    while min(rows[-1]) < GROUPS:
+        stage = int(torch.randint(len(task), (), generator=draws))
+        more = int(torch.randint(1, 3, (), generator=draws))
+        row = [min(a + more, GROUPS) if s == stage else a for s, a in enumerate(rows[-1])]
+        rows += [row] if row != rows[-1] else []
+    path = WidthPath(task.chain, torch.tensor(rows))
+    prices = (0.7, 1.3)
+    worth = path.worth(task.chain, task.data.calibration, prices)
+    assert not worth[:, -1].any()
+    assert bool((worth.diff(dim=1) <= 0).all())
+    groups = torch.arange(GROUPS, dtype=torch.float64)
+    steps = -worth.diff(dim=1) / torch.tensor(prices, dtype=torch.float64)[:, None]
+    knobs = steps.flatten().sort().values
+    knobs = knobs[torch.cat([torch.tensor([True]), knobs.diff() > 1e-6 * knobs[-1]])]  # equal ones but for rounding
+    taken = [[1] * len(task)]
+    for knob in [*(-(knobs[1:] + knobs[:-1]) / 2).flip(0).tolist(), 0.0]:
+        row = [int((knob * price * groups - own).argmax()) + 1 for price, own in zip(prices, worth, strict=True)]
+        taken += [row] if row != taken[-1] else []
+    assert taken == rows
+
+
+def test_what_actions_are_worth_adds_up_to_the_losses_along_the_path() -> None:
+    """Where the losses fall by an exponential in the share, they are found again."""
     task = toy_task(6)
     path = toy_path(task)
-    found = path.expected(task.chain, task.data.calibration)
-    x, y = task.data.calibration.inputs(), task.data.calibration.y
-    rows = path.at(torch.linspace(float(path.shares[0]), 1.0, 9, dtype=torch.float64)).round().long()
-    with torch.no_grad():
-        losses = [float(nn.functional.cross_entropy(task.chain(x, row).double(), y)) for row in rows]
-    summed = [float(sum(path.harm[s, int(a) - 1] for s, a in enumerate(row))) for row in rows]
-    factor = sum(h * (loss - losses[-1]) for h, loss in zip(summed, losses, strict=True)) / sum(h * h for h in summed)
-    assert torch.allclose(found, path.harm * max(factor, 0.0), atol=1e-6)
+    chain: Any = task.chain
+    with pytest.MonkeyPatch.context() as patch:
+        share = lambda row: float(chain.macs(row)) / chain.dense_macs  # noqa: E731
+        patch.setattr(module, "_loss", lambda chain, row, split, samples: 0.3 + 2 * math.exp(-3 * share(row)))
+        curve = path._curve(chain, task.data.calibration, 8, 0.0)
+        assert (curve.fall, curve.steepness) == (pytest.approx(2, rel=0.05), pytest.approx(3, rel=0.05))
+        worth = path.worth(chain, task.data.calibration, (1.0, 1.0))
+        least = float(path.shares[0])
+        assert float(worth[:, 0].sum()) == pytest.approx(2 * (math.exp(-3 * least) - math.exp(-3)), rel=0.3)
+        steep = path._curve(chain, task.data.calibration, 8, 0.6)
+        slope = steep.slope(torch.tensor([least, 0.5, 0.6, 0.9, 1.0], dtype=torch.float64))
+    assert bool((slope.diff() < 0).all())
+    lost = 2 * (math.exp(-3 * least) - math.exp(-3 * 0.6))
+    assert steep.below == pytest.approx(lost / (0.6 - least), rel=0.3)
+
+
+def test_only_what_was_measured_below_the_least_share_counts_there() -> None:
+    curve = Curve(fall=1.0, steepness=2.0, least=0.5, below=7.0)
+    found = curve.slope(torch.tensor([0.2, 0.4, 0.5], dtype=torch.float64))
+    assert found.tolist() == pytest.approx([7.0, 7.0, 2 * math.exp(-1)], abs=0.01)
+    assert float(found[0]) > float(found[1])

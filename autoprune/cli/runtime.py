@@ -84,10 +84,9 @@ def export(settings: RuntimeExportSettings, network: Path) -> None:
 
     module, data = open_runtime(network, None, settings.data_dir)
     if settings.budget is not None:
-        from autoprune.search.runtime import Greedy, judge
+        from autoprune.search.runtime.explaining import at_knob
 
-        knob = module.use(budget=settings.budget).knob
-        judged = judge(module.chain, data.validation, Greedy(module.controller, knob))
+        judged = at_knob(module, data.validation, module.use(budget=settings.budget).knob)
         actions = judged.actions.mode(0).values
     elif settings.actions:
         actions = torch.tensor(settings.actions if len(settings.actions) > 1 else settings.actions[0])

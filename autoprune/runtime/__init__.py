@@ -5,13 +5,14 @@ J. Lin, Y. Rao, J. Lu, J. Zhou, "Runtime Neural Pruning", 2017.
 
 from __future__ import annotations
 
-from autoprune.runtime.calibrating import calibrate
+from autoprune.runtime.calibrating import calibrate, settle
 from autoprune.runtime.chain import EXECUTIONS, PRICES, Chain
 from autoprune.runtime.compiled import Compiled
 from autoprune.runtime.controller import Controller
+from autoprune.runtime.execution import NormRows
 from autoprune.runtime.network import Run, RuntimePrunedNetwork
 from autoprune.runtime.ordering import by_importance
-from autoprune.runtime.recalibration import recalibrate
+from autoprune.runtime.recalibration import recalibrate, recalibrate_knobs
 from autoprune.runtime.stages import Stage
 from autoprune.runtime.storing import save_runtime
 from autoprune.runtime.table import KnobRow, KnobTable
@@ -26,6 +27,7 @@ __all__ = [
     "Controller",
     "KnobRow",
     "KnobTable",
+    "NormRows",
     "Run",
     "RuntimePrunedNetwork",
     "Stage",
@@ -34,5 +36,7 @@ __all__ = [
     "by_importance",
     "calibrate",
     "recalibrate",
+    "recalibrate_knobs",
     "save_runtime",
+    "settle",
 ]

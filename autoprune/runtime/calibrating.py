@@ -13,6 +13,7 @@ from autoprune.devices import batch_for
 from autoprune.errors import ChainError
 from autoprune.evaluation import EvalSet, checked_logits
 from autoprune.runtime.network import RuntimePrunedNetwork
+from autoprune.runtime.recalibration import recalibrate_knobs
 from autoprune.runtime.table import KnobRow, KnobTable, growing
 
 _DOUBLINGS = 8  # of the distance that is added to what the scores ask for, until rounding has no part in it
@@ -51,6 +52,42 @@ def calibrate(
     return network.table
 
 
+def settle(network: RuntimePrunedNetwork, split: Split, *, settings: int = 13) -> None:
+    """Estimate the statistics of norms that belong to settings of the knob, from what the network runs at them.
+
+    The settings lie evenly between the least that can be run and all groups, by multiply-accumulates. Statistics
+    between them are interpolated. Which sample comes with the actions of which is drawn anew: where hard samples run
+    more than others, the moments of a width would be those of hard samples, and take away what tells them apart.
+    A table that was calibrated before holds no longer: call :func:`calibrate` again.
+
+    Args:
+        network: with its trained controller; gets the statistics, its table is taken away.
+        split: samples, at least 2. All of them stand in memory together.
+        settings: most of them, at least 2; each costs three passes over the samples.
+
+    Raises:
+        ChainError: fewer than two samples, or scores that are not finite.
+    """
+    whole("settings", settings, 2)
+    chain, before = network.chain, network.knob
+    chain.norms.hold(())
+    table = calibrate(network, split, rows=settings + 4)
+    shares = torch.linspace(table.least, table.most, settings, dtype=torch.float64).tolist()
+    knobs = {table.knob(table.within(share)) for share in shares[1:-1]} | {table.rows[0].knob, table.rows[-1].knob}
+    samples = EvalSet(split, batch=batch_for(split.device, 256))
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    decided = {}
+    try:
+        for knob in sorted(knobs):
+            network.knob = knob
+            runs = [network.run(samples.x[start:stop]) for start, stop in samples.blocks(0, len(samples))]
+            decided[knob] = torch.cat([run.actions for run in runs])[order]
+    finally:
+        network.knob, network.table = before, None
+    recalibrate_knobs(chain, samples.x, decided)
+    network.repack()
+
+
 class _Sweep:
     """A network and the samples it is measured on."""
 
@@ -60,7 +97,11 @@ class _Sweep:
     def end(self, action: int) -> KnobRow:
         """The row of about the first knob at which all samples take ``action`` (the least or the most) everywhere."""
         chain, sign = self._network.chain, 1 if action > 1 else -1
+        knobs = chain.norms.knobs
+        self._network.knob = knobs[-1 if sign > 0 else 0] if knobs else self._network.knob  # for its statistics
         bound, size = self._bound(action)
+        if knobs:
+            bound = max(bound, knobs[-1]) if sign > 0 else min(bound, knobs[0])
         target = int(chain.macs(action))
         for doubling in range(_DOUBLINGS):
             row = self.row(bound + sign * size * 2.0**doubling)

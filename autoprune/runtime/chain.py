@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from autoprune.applied import slim
 from autoprune.errors import ChainError, unknown_name
 from autoprune.graph import LayerGraph
 from autoprune.runtime.counting import MacTable
-from autoprune.runtime.execution import Masked, Network, Sliced
+from autoprune.runtime.execution import Masked, Network, NormRows, Sliced
 from autoprune.runtime.gates import Lane, gated_groups, maker, prefix_sizes
 from autoprune.runtime.norms import WidthNorms
 from autoprune.runtime.ordering import Orders, reorder
@@ -160,21 +161,29 @@ class Chain(nn.Module):
             walk = walk.step(table[:, stage])
         return walk.output
 
-    def begin(self, x: Tensor) -> Walk:
-        """A walk of the samples ``x`` ``[N, ...]`` that stands before the first decision."""
-        value = self.network.run(self.prelude, 0, self.enters, x, Sliced(self.norms, ()))
+    def begin(self, x: Tensor, norms: NormRows | None = None) -> Walk:
+        """A walk of the samples ``x`` ``[N, ...]`` that stands before the first decision.
+
+        ``norms`` gives other statistics than the common ones of :attr:`norms`.
+        """
+        norms = self.norms if norms is None else norms
+        value = self.network.run(self.prelude, 0, self.enters, x, Sliced(norms, ()))
         nothing = torch.zeros(len(x), 0, dtype=torch.int64)
-        return Walk(self.stages, self.groups, self.run_stage, len(x), 0, nothing, (Part(None, value),))
+        run = partial(self.run_stage, norms=norms)
+        return Walk(self.stages, self.groups, run, len(x), 0, nothing, (Part(None, value),))
 
-    def begin_training(self, x: Tensor) -> TrainingWalk:
-        """The same for training: whole layers with zeros, norms with the moments of the samples at hand."""
-        return TrainingWalk(self, x)
+    def begin_training(self, x: Tensor, norms: NormRows | None = None) -> TrainingWalk:
+        """The same for training, which goes through many different actions faster.
 
-    def run_stage(self, stage: int, value: Tensor, actions: Sequence[int]) -> Tensor:
+        Without ``norms``, norms take the moments of the samples at hand.
+        """
+        return TrainingWalk(self, x, norms)
+
+    def run_stage(self, stage: int, value: Tensor, actions: Sequence[int], *, norms: NormRows | None = None) -> Tensor:
         """What leaves a stage for samples of equal actions (one for each stage up to this one); as :meth:`begin`."""
-        part = self.stages[stage]
+        part, layers = self.stages[stage], Sliced(self.norms if norms is None else norms, actions)
         value = value.clone() if part.overwrites else value
-        out: Tensor = self.network.run(part.steps, part.enters, part.leaves, value, Sliced(self.norms, actions))
+        out: Tensor = self.network.run(part.steps, part.enters, part.leaves, value, layers)
         return out
 
     def macs(self, actions: Tensor | Sequence[int] | int) -> Tensor:
@@ -221,16 +230,17 @@ class Chain(nn.Module):
         ]
         return torch.stack(columns, 1)
 
-    def at(self, actions: Tensor | Sequence[int] | int) -> nn.Module:
+    def at(self, actions: Tensor | Sequence[int] | int, norms: NormRows | None = None) -> nn.Module:
         """The plain network that always takes one row of actions ``[m]`` (or one number everywhere).
 
         It has the class of the network that was given, with really smaller layers and the statistics of these widths:
-        the static baseline, and what can be exported. Nothing is shared with this one.
+        the static baseline, and what can be exported. Nothing is shared with this one. ``norms`` gives other statistics
+        than the common ones.
 
         Raises:
             ChainError: actions that do not fit.
         """
-        row = self.checked(actions, 1)[0].tolist()
+        row, norms = self.checked(actions, 1)[0].tolist(), self.norms if norms is None else norms
         widths = {name: prefix_sizes(g.size, self.groups, name) for name, g in self._gated.items()}
         kept = {name: torch.arange(sizes[row[self._stage_of[name]] - 1]) for name, sizes in widths.items()}
         network = slim(self.backbone, self.graph, kept)
@@ -238,7 +248,7 @@ class Chain(nn.Module):
             if step.kind is Kind.NORM:
                 norm: Any = network.get_submodule(str(step.call.module))
                 action = None if step.selector is None else row[step.selector]
-                mean, var = self.norms.row(str(step.call.module), action)
+                mean, var = norms.row(str(step.call.module), action)
                 norm.running_mean.copy_(mean[: len(norm.running_mean)])
                 norm.running_var.copy_(var[: len(norm.running_var)])
         return network.eval()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.deploy import foldable
 from autoprune.runtime.chain import Chain
+from autoprune.runtime.execution import NormRows
 from autoprune.runtime.packing import PackedLayer
 from autoprune.runtime.products import is_product, product
 from autoprune.runtime.stages import Kind, Step
@@ -51,15 +52,16 @@ class Plan:
 class Compiled:
     """A frozen copy of a chain's weights, norms folded, packed for every width."""
 
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
+    def __init__(self, chain: Chain, norms: NormRows | None = None) -> None:
+        """``norms`` gives other statistics than the chain's common ones."""
+        self.chain, self._norms = chain, chain.norms if norms is None else norms
         self._modules: Mapping[str, nn.Module] = chain.network.modules
         steps = {str(step.call.module): step for step in chain.steps if step.call.module is not None}
         pairs = foldable(chain.backbone, chain.graph.norms)
         self._folded = {norm: layer for layer, norm in pairs if norm in steps and steps[norm].kind is Kind.NORM}
         norm_of = {layer: norm for norm, layer in self._folded.items()}
         self._layers = {
-            name: PackedLayer(step, self._modules[name], chain.norms, self._behind(norm_of.get(name), steps))
+            name: PackedLayer(step, self._modules[name], self._norms, self._behind(norm_of.get(name), steps))
             for name, step in steps.items()
             if step.kind in (Kind.CONV, Kind.DEPTHWISE, Kind.LINEAR) and self._packable(self._modules[name])
         }
@@ -130,7 +132,7 @@ class Compiled:
         if step.kind is Kind.NORM:
             row = None if step.selector is None else action[step.selector]
             size = None if step.outgoing is None else step.outgoing.size(action[step.outgoing.stage])
-            return _norm(module, *(part[:size].clone() for part in self.chain.norms.row(name, row)))
+            return _norm(module, *(part[:size].clone() for part in self._norms.row(name, row)))
         if isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
             return None
         return self._other(step, _plain(module))

@@ -3,6 +3,10 @@
 After J. Lin, Y. Rao, J. Lu, J. Zhou, "Runtime Neural Pruning", 2017: the means over positions of what enters a stage
 are turned into a code of fixed size, a recurrent network carries what was seen before, and the same decoder gives the
 scores of the k actions at every stage.
+
+Beside these the decoder says how hard the sample looks so far, one number at every stage, with which all that is
+expected of the actions at the stage grows or shrinks: a hard sample loses more by a smaller action than a sample of
+average difficulty. So one number moves a sample along all stages, where k numbers a stage have each to be learned.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ChainError
+
+HARDEST = 3.0  # bound of the logarithm of a sample's difficulty, of either sign
 
 
 class Controller(nn.Module):
@@ -30,7 +36,8 @@ class Controller(nn.Module):
         code: size of the code.
         hidden: size of the core's state.
         prices: what a further group costs at each stage, in units of the knob.
-        offsets: ``[m, k]``, part of the scores of every sample; zeros at first.
+        offsets: ``[m, k]``, part of the scores of a sample of average difficulty; zeros at first.
+        paid: ``[m, k]``, part of the scores of every sample, however difficult; zeros at first.
     """
 
     def __init__(
@@ -67,9 +74,11 @@ class Controller(nn.Module):
         self.prices = checked_prices(prices, len(channels))
         self.encoders = nn.ModuleList(nn.Linear(c, code) for c in channels)
         self.core = nn.GRUCell(code, hidden)
-        self.decoder = nn.Linear(hidden, groups)
+        self.decoder = nn.Linear(hidden, groups + 1)  # the last is the logarithm of the difficulty
         self.offsets: Tensor
-        self.register_buffer("offsets", torch.zeros(len(channels), groups))
+        self.paid: Tensor
+        for name in ("offsets", "paid"):
+            self.register_buffer(name, torch.zeros(len(channels), groups))
 
     @property
     def width(self) -> int:
@@ -93,12 +102,16 @@ class Controller(nn.Module):
                 channels that were skipped count as zero.
             state: from the stage before.
         """
+        state = self._next(stage, pooled, state)
+        return composed(self.decoder(state), self.offsets[stage], self.paid[stage]), state
+
+    def _next(self, stage: int, pooled: Tensor, state: Tensor) -> Tensor:
         encoder = self.encoders[stage]
         assert isinstance(encoder, nn.Linear)
         pooled = pooled.to(state)
         code = nn.functional.linear(pooled, encoder.weight[:, : pooled.shape[1]], encoder.bias)
-        state = self.core(code, state)
-        return self.decoder(state) + self.offsets[stage], state
+        found: Tensor = self.core(code, state)
+        return found
 
     def forward(self, features: Tensor, stage: Tensor) -> Tensor:
         """Scores ``[N, k]`` of stored observations, each at its own stage.
@@ -135,11 +148,16 @@ class Controller(nn.Module):
         Args:
             features: ``[N, width]``, the pooled channels of all stages side by side.
         """
+        return composed(self.decoded(features), self.offsets, self.paid)
+
+    def decoded(self, features: Tensor) -> Tensor:
+        """What the decoder gives, ``[N, m, k + 1]``, at all stages of stored episodes; see :meth:`scores`."""
         state, found = self.start(len(features)), []
         for stage, pooled in enumerate(torch.split(features, list(self.channels), 1)):
-            here, state = self.step(stage, pooled, state)
-            found.append(here)
-        return torch.stack(found, 1)
+            state = self._next(stage, pooled, state)
+            found.append(state)
+        decoded: Tensor = self.decoder(torch.stack(found, 1))
+        return decoded
 
     def padded(self, pooled: Sequence[Tensor]) -> Tensor:
         """``[N, width]`` features from the pooled channels ``[N, c]`` of the stages so far, zeros elsewhere."""
@@ -167,18 +185,21 @@ class Controller(nn.Module):
             encoder.bias.sub_(encoder.weight @ mean)
 
     @torch.no_grad()
-    def damped(self, trust: float) -> Controller:
-        """A copy whose scores are the offsets and ``trust`` times the rest.
+    def damped(self, difficulty: float, apart: float) -> Controller:
+        """A copy that follows less of what the decoder says.
 
-        With 0 it decides the same for all samples. A controller that has learned from few samples takes chance for a
-        reason: what it does then differs from sample to sample and from stage to stage, and costs more than it gains.
+        With 0 and 0 it decides the same for all samples. A controller that has learned from few samples takes chance
+        for a reason: what it does then differs from sample to sample and from stage to stage, and costs more than it
+        gains.
 
         Args:
-            trust: 0 to 1.
+            difficulty: factor on the logarithm of a sample's difficulty.
+            apart: factor on what is added to each action's score on its own.
         """
         found = copy.deepcopy(self)
-        found.decoder.weight.mul_(trust)
-        found.decoder.bias.mul_(trust)
+        factors = torch.tensor([apart] * self.groups + [difficulty]).to(found.decoder.weight)
+        found.decoder.weight.mul_(factors[:, None])
+        found.decoder.bias.mul_(factors)
         return found
 
     def macs(self, reads: Tensor) -> Tensor:
@@ -187,8 +208,19 @@ class Controller(nn.Module):
         Args:
             reads: int64 ``[N, m]``, how many channels of what enters each stage are there.
         """
-        stage = 3 * self.hidden * (self.code + self.hidden) + self.hidden * self.groups
+        stage = 3 * self.hidden * (self.code + self.hidden) + self.hidden * (self.groups + 1)
         return reads.sum(1) * self.code + len(self.channels) * stage
+
+
+def composed(decoded: Tensor, offsets: Tensor, paid: Tensor) -> Tensor:
+    """Scores ``[..., k]`` from what the decoder gives, ``[..., k + 1]``, and :attr:`Controller.offsets` and
+    :attr:`Controller.paid`, which broadcast."""
+    return decoded[..., :-1] + offsets * difficulty(decoded) + paid
+
+
+def difficulty(decoded: Tensor) -> Tensor:
+    """``[..., 1]``, 1 for a sample like most others, from what the decoder gives, ``[..., k + 1]``."""
+    return decoded[..., -1:].clamp(-HARDEST, HARDEST).exp()
 
 
 def checked_prices(prices: Sequence[float] | None, stages: int) -> tuple[float, ...]:

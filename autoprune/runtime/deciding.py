@@ -7,6 +7,7 @@ sigmoid(x) = (1 + tanh(x / 2)) / 2 the halves are put into the weights, so that 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from autoprune.runtime.controller import Controller
+from autoprune.runtime.controller import HARDEST, Controller
 
 Floats = npt.NDArray[Any]
 
@@ -27,8 +28,8 @@ class OneSample:
         matrix, bias, into = _fused(controller)
         self.matrix = _numpy(matrix)
         self.biases = [_numpy(bias + into @ e.bias.detach().cpu()) for e in encoders]
-        self.decoder = _numpy(controller.decoder.weight)
-        self.constants = _numpy(controller.decoder.bias + controller.offsets)  # [m, k]
+        self.decoder, self.constants = _numpy(controller.decoder.weight), _numpy(controller.decoder.bias)
+        self.offsets, self.paid = _numpy(controller.offsets), _numpy(controller.paid)
         self.code, self.hidden = controller.code, controller.hidden
         self._encoders = [e.weight.detach().cpu().clone() for e in encoders]
         self._packed: dict[tuple[int, int], Floats] = {}
@@ -71,7 +72,7 @@ class Deciding:
         Args:
             stage: from 0.
             value: what enters the stage, ``[1, c, ...]`` with the channels that are there.
-            bias: added to the scores, the decoder's own and the controller's offsets included.
+            bias: added to the scores.
         """
         weights, dot = self._weights, np.dot
         there = value.numpy()
@@ -91,7 +92,10 @@ class Deciding:
         state *= self._update
         state *= 0.5
         state += new
-        found: Floats = dot(weights.decoder, state) + bias
+        decoded: Floats = dot(weights.decoder, state)
+        decoded += weights.constants
+        difficulty = math.exp(min(max(float(decoded[-1]), -HARDEST), HARDEST))
+        found: Floats = decoded[:-1] + weights.offsets[stage] * difficulty + weights.paid[stage] + bias
         return found
 
 

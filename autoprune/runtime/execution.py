@@ -79,10 +79,11 @@ class Sliced:
     Args:
         norms: statistics of every width.
         actions: of each stage.
+        own: batch norms take the moments of the samples, as :class:`Masked` has it.
     """
 
-    def __init__(self, norms: NormRows, actions: Sequence[int]) -> None:
-        self._norms, self._actions = norms, actions
+    def __init__(self, norms: NormRows, actions: Sequence[int], *, own: bool = False) -> None:
+        self._norms, self._actions, self._own = norms, actions, own
 
     def run(self, step: Step, module: nn.Module, x: Tensor) -> Tensor:
         """One layer, cut."""
@@ -96,6 +97,8 @@ class Sliced:
             return F.conv2d(x, weight, bias, module.stride, module.padding, module.dilation, groups)
         if isinstance(module, nn.Linear):
             return F.linear(x, module.weight[:o, :i], _cut(module.bias, o))
+        if self._own and _enough(x):
+            return normed(module, x, None, None)
         action = None if step.selector is None else self._actions[step.selector]
         mean, var = self._norms.row(str(step.call.module), action)
         return normed(module, x, mean[:o], var[:o])
@@ -125,7 +128,7 @@ class Masked:
         layer = str(step.call.module)
         chosen = None if step.selector is None else self._actions[:, step.selector]
         if chosen is None or (len(chosen) and bool((chosen == chosen[0]).all())):
-            if self._own and x.numel() >= ENOUGH * x.shape[1]:
+            if self._own and _enough(x):
                 return normed(module, x, None, None)
             return normed(module, x, *self._norms.row(layer, None if chosen is None else int(chosen[0])))
         place, (mean, var) = sent(chosen - 1, x.device), self._norms.rows(layer)  # [N], [k, C]
@@ -144,6 +147,10 @@ class Masked:
         sizes = sent(torch.tensor(lane.sizes)[chosen - 1], x.device)  # [N]
         gone = torch.arange(x.shape[1], device=x.device) >= sizes[:, None]  # [N, C]
         return x.masked_fill(gone.view(*gone.shape, *[1] * (x.dim() - 2)), 0.0)
+
+
+def _enough(x: Tensor) -> bool:
+    return x.numel() >= ENOUGH * x.shape[1]
 
 
 def _moments(x: Tensor, place: Tensor, samples: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

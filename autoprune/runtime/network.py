@@ -17,6 +17,7 @@ from autoprune.runtime.chain import Chain
 from autoprune.runtime.compiled import Compiled
 from autoprune.runtime.controller import Controller
 from autoprune.runtime.deciding import OneSample
+from autoprune.runtime.execution import NormRows
 from autoprune.runtime.table import KnobTable
 
 
@@ -43,8 +44,10 @@ class RuntimePrunedNetwork(nn.Module):
     That is ``argmax_i scores_i + (i - 1) * price * knob``, with the price of a group at the stage.
 
     A single image runs through slices of the kernels, a batch in groups of samples with equal actions, each one smaller
-    dense network. Norms are folded and weights packed for every width (:mod:`autoprune.runtime.compiled`) at the first
-    forward pass: weights that are changed afterwards need :meth:`repack`. Always in evaluation mode, without gradients.
+    dense network. Norms have the statistics that belong to the knob (:func:`autoprune.runtime.settle`). They are
+    folded and weights packed for every width (:mod:`autoprune.runtime.compiled`) at the first forward pass, and at the
+    next one after the knob was turned: weights that are changed afterwards need :meth:`repack`. Always in evaluation
+    mode, without gradients.
 
     After J. Lin, Y. Rao, J. Lu, J. Zhou, "Runtime Neural Pruning", 2017; the knob on the scores takes the place of a
     new training for every balance of accuracy and cost.
@@ -93,6 +96,8 @@ class RuntimePrunedNetwork(nn.Module):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ChainError(f"the knob must be a finite number, but got {value!r}")
         self._knob = float(value)
+        if self.chain.norms.knobs:
+            self._compiled = None  # its norms are folded in
         self._bias = self._knob * torch.stack([self.controller.bias(s) for s in range(len(self.chain.stages))])
 
     def use(self, *, budget: str | float | Budget | None = None, penalty: float | None = None) -> RuntimePrunedNetwork:
@@ -147,8 +152,15 @@ class RuntimePrunedNetwork(nn.Module):
         return self.run(x).actions
 
     def at(self, actions: Tensor | Sequence[int] | int) -> nn.Module:
-        """The plain network of constant actions; see :meth:`autoprune.runtime.Chain.at`."""
-        return self.chain.at(actions)
+        """The plain network of constant actions; see :meth:`autoprune.runtime.Chain.at`.
+
+        Its norms have the statistics of the knob at which as many multiply-accumulates are run on average.
+        """
+        row = self.chain.checked(actions, 1)[0]
+        if self.table is None or bool((row == self.chain.groups).all()):
+            return self.chain.at(actions)
+        share = int(self.chain.macs(row)) / self.chain.dense_macs
+        return self.chain.at(actions, self.chain.norms.at(self.table.knob(self.table.within(share))))
 
     def repack(self) -> None:
         """Take up weights that were changed after the first forward pass."""
@@ -164,11 +176,16 @@ class RuntimePrunedNetwork(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     @property
+    def norms(self) -> NormRows:
+        """Statistics of norms at the knob."""
+        return self.chain.norms.at(self.knob)
+
+    @property
     def compiled(self) -> Compiled:
         """The packed form."""
         if self._compiled is None:
             keep_memory()
-            self._compiled = Compiled(self.chain)
+            self._compiled = Compiled(self.chain, self.norms)
             self._one = OneSample(self.controller) if type(self.controller) is Controller else None
         return self._compiled
 
@@ -180,7 +197,7 @@ class RuntimePrunedNetwork(nn.Module):
             logits, table = self._batch(x, checked=True)
             return logits, table[0].tolist()
         value, deciding = compiled.prelude(x), one.start()
-        biases = one.constants + self._bias.numpy()  # in float64: a large knob must not swallow small scores
+        biases = self._bias.numpy()  # in float64: a large knob must not swallow small scores
         actions: list[int] = []
         for stage in range(len(self.chain.stages)):
             actions.append(int(deciding.scores(stage, value, biases[stage]).argmax()) + 1)

@@ -7,15 +7,23 @@ input is whole (a residual stream) there is one set, the dense network's.
 
 That separate statistics make one set of weights work at several widths: J. Yu, L. Yang, N. Xu, J. Yang, T. Huang,
 "Slimmable Neural Networks", 2019.
+
+What came before the input matters too: a residual stream, or the third layer behind a narrow one, has other statistics
+where little is run than where much is. How much is run follows from the knob of a network that decides at run time, so
+there may be further sets for some of its settings; between two of these, statistics are interpolated.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from autoprune.errors import ChainError
+from autoprune.runtime.execution import NormRows
 from autoprune.runtime.stages import Kind, Step
 
 
@@ -23,10 +31,14 @@ class WidthNorms(nn.Module):
     """Means and variances ``[rows, C]`` of every batch norm: k rows where a decision chooses one, else a single row.
 
     The last row is that of the dense network.
+
+    Attributes:
+        knobs: growing settings of a knob that have sets of their own (:meth:`hold`, :meth:`at`).
     """
 
     def __init__(self, model: nn.Module, steps: Sequence[Step], groups: int) -> None:
         super().__init__()
+        self.knobs: tuple[float, ...] = ()
         self._place: dict[str, int] = {}
         for step in steps:
             if step.kind is Kind.NORM:
@@ -61,7 +73,65 @@ class WidthNorms(nn.Module):
         own_mean.copy_(mean)
         own_var.copy_(var)
 
+    @torch.no_grad()
+    def hold(self, knobs: Sequence[float]) -> None:
+        """Make room for sets ``[len(knobs), rows, C]`` of these settings, all like the common ones at first.
+
+        Raises:
+            ChainError: settings that do not grow.
+        """
+        found = tuple(float(knob) for knob in knobs)
+        if not all(low < high for low, high in pairwise(found)):
+            raise ChainError(f"settings of the knob that have statistics of their own must grow, but got {found}")
+        self.knobs = found
+        for place in self._place.values():
+            for kind in ("mean", "var"):
+                value = self._buffer(f"{kind}{place}")
+                self.register_buffer(f"knob_{kind}{place}", value.repeat(len(found), 1, 1) if found else None)
+
+    @torch.no_grad()
+    def keep(self, place: int) -> None:
+        """The common sets become those of setting ``place`` (from 0)."""
+        for at in self._place.values():
+            for kind in ("mean", "var"):
+                self._buffer(f"knob_{kind}{at}")[place] = self._buffer(f"{kind}{at}")
+
+    def at(self, knob: float) -> NormRows:
+        """The sets of a setting of the knob; the common ones where none have any of their own."""
+        return KnobNorms(self, knob) if self.knobs else self
+
+    def known(self, layer: str) -> tuple[Tensor, Tensor]:
+        """(means, variances) of one norm at :attr:`knobs`, each ``[len(knobs), rows, C]``."""
+        place = self._place[layer]
+        return self._buffer(f"knob_mean{place}"), self._buffer(f"knob_var{place}")
+
     def _buffer(self, name: str) -> Tensor:
         found = self._buffers[name]
         assert found is not None
         return found
+
+
+class KnobNorms:
+    """The sets at one setting of the knob, between those of the settings around it."""
+
+    def __init__(self, norms: WidthNorms, knob: float) -> None:
+        """``norms`` with at least one setting; beyond its ends the sets stay."""
+        known = norms.knobs
+        self._norms, self._high = norms, min(bisect_left(known, knob), len(known) - 1)
+        self._low = max(self._high - 1, 0) if knob < known[self._high] else self._high
+        width = known[self._high] - known[self._low]
+        self._part = (knob - known[self._low]) / width if width and knob > known[self._low] else 0.0
+        self._found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def rows(self, layer: str) -> tuple[Tensor, Tensor]:
+        """As of :class:`WidthNorms`; not to be written to."""
+        if layer not in self._found:
+            mean, var = (torch.lerp(k[self._low], k[self._high], self._part) for k in self._norms.known(layer))
+            self._found[layer] = mean, var
+        return self._found[layer]
+
+    def row(self, layer: str, action: int | None) -> tuple[Tensor, Tensor]:
+        """As of :class:`WidthNorms`."""
+        mean, var = self.rows(layer)
+        at = -1 if action is None else action - 1
+        return mean[at], var[at]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from autoprune.runtime.norms import WidthNorms
+from autoprune.runtime.execution import NormRows
 from autoprune.runtime.stages import Kind, Step
 
 Parameters = tuple[Tensor, Tensor | None]
@@ -22,7 +22,7 @@ Parameters = tuple[Tensor, Tensor | None]
 class PackedLayer:
     """One convolution or linear layer, perhaps with the norm behind it, at all widths."""
 
-    def __init__(self, step: Step, module: nn.Module, norms: WidthNorms, norm: tuple[Step, nn.Module] | None) -> None:
+    def __init__(self, step: Step, module: nn.Module, norms: NormRows, norm: tuple[Step, nn.Module] | None) -> None:
         """``norm`` is the batch norm that alone reads the layer's output, with its step."""
         self.step, self.module = step, module
         self._norms, self._norm = norms, norm

@@ -6,7 +6,7 @@ norm sees what the norms before it give with their new statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,41 @@ def recalibrate(
     Raises:
         ChainError: fewer than two samples, or actions that do not fit.
     """
+    _estimate_all(chain, samples, actions, whole, chunk)
+    if whole:
+        _to_backbone(chain)
+
+
+@torch.no_grad()
+def recalibrate_knobs(chain: Chain, samples: Tensor, decided: Mapping[float, Tensor]) -> None:
+    """Estimate sets of statistics for settings of the knob (:meth:`autoprune.runtime.norms.WidthNorms.hold`).
+
+    The common sets stay, and are those of a setting at which every sample runs all groups, and of widths that hardly
+    any sample reaches (less than one in a hundred).
+
+    Args:
+        chain: the network.
+        samples: inputs ``[N, ...]``.
+        decided: settings, growing, each with the actions of the samples at it, int64 ``[N, m]``.
+
+    Raises:
+        ChainError: fewer than two samples, actions that do not fit, or settings that do not grow.
+    """
+    norms = chain.norms
+    norms.hold(tuple(decided))
+    common = {layer: [part.clone() for part in norms.rows(layer)] for layer in norms.layers}
+    for place, actions in enumerate(decided.values()):
+        if not bool((actions == chain.groups).all()):
+            _estimate_all(chain, samples, actions, True, None, max(2, len(samples) // 100))
+            norms.keep(place)
+        for layer, parts in common.items():
+            for own, part in zip(norms.rows(layer), parts, strict=True):
+                own.copy_(part)
+
+
+def _estimate_all(
+    chain: Chain, samples: Tensor | Split, actions: Tensor | None, whole: bool, chunk: int | None, least: int = 1
+) -> None:
     if len(samples) < 2:
         raise ChainError(f"statistics need at least two samples, but got {len(samples)}")
     chunk = chunk or batch_for(samples.device, 128)
@@ -56,15 +91,13 @@ def recalibrate(
     if actions is not None:
         table = chain.checked(actions, len(samples))
         chunks = [(x, table[slice(*e)]) for x, e in zip(parts, ends, strict=True)]
-        _estimate(chain, [(x, Masked(chain.norms, own), own) for x, own in chunks], whole)
+        _estimate(chain, [(x, Masked(chain.norms, own), own) for x, own in chunks], whole, least)
     else:
         for action in ([chain.groups] if whole else []) + list(range(1, chain.groups)):
             layers = Widest(chain.norms, action)
             rows = [torch.full((len(x), len(chain.stages)), action) for x in parts]
             runs: list[Run] = [(x, layers, own) for x, own in zip(parts, rows, strict=True)]
             _estimate(chain, runs, action == chain.groups)
-    if whole:
-        _to_backbone(chain)
 
 
 Run = tuple[Tensor, Layers, Tensor]  # samples, how layers are run for them, their actions
@@ -92,13 +125,13 @@ class Widest:
         return out
 
 
-def _estimate(chain: Chain, runs: Sequence[Run], whole: bool) -> None:
-    """One pass; ``whole`` allows the dense network's rows to change."""
+def _estimate(chain: Chain, runs: Sequence[Run], whole: bool, least: int = 1) -> None:
+    """One pass; ``whole`` allows the dense network's rows to change, and ``least`` samples those that they reach."""
     values: list[dict[int, Any]] = [{0: x} for x, _, _ in runs]
     for step in chain.steps:
         if step.kind is Kind.NORM:
             inputs = [here[step.call.reads[0]] for here in values]
-            for action, seen in _by_row(step, inputs, runs, None if whole else chain.groups):
+            for action, seen in _by_row(step, inputs, runs, None if whole else chain.groups, least):
                 chain.norms.put(str(step.call.module), action, *_moments(seen))
         for here, (_, layers, _) in zip(values, runs, strict=True):
             here[step.call.index] = chain.network.one(step, here, layers)
@@ -107,7 +140,7 @@ def _estimate(chain: Chain, runs: Sequence[Run], whole: bool) -> None:
 
 
 def _by_row(
-    step: Step, inputs: Sequence[Tensor], runs: Sequence[Run], stays: int | None
+    step: Step, inputs: Sequence[Tensor], runs: Sequence[Run], stays: int | None, least: int
 ) -> Iterator[tuple[int | None, list[Tensor]]]:
     """(action that chooses a row of a norm, what the norm sees under it), for each row that may change."""
     if step.selector is None:
@@ -115,7 +148,8 @@ def _by_row(
             yield None, list(inputs)
         return
     chosen = [actions[:, step.selector] for _, _, actions in runs]
-    for action in sorted(set(torch.cat(chosen).tolist()) - {stays}):
+    counts = torch.cat(chosen).bincount().tolist()
+    for action in (a for a, count in enumerate(counts) if count >= least and a != stays):
         yield action, [x[(own == action).to(x.device)] for x, own in zip(inputs, chosen, strict=True)]
 
 

@@ -20,7 +20,7 @@ from autoprune.runtime.network import RuntimePrunedNetwork
 from autoprune.runtime.table import KnobTable
 from autoprune.tensors import named_tensors, put_tensors, read_tensors, tensors_digest
 
-VERSION = 2
+VERSION = 3
 _FIELDS: dict[str, Any] = {
     "factory": str,
     "options": dict,
@@ -31,6 +31,7 @@ _FIELDS: dict[str, Any] = {
     "gates": list,
     "controller": dict,
     "knob": (int, float),
+    "statistics": list,
 }
 
 
@@ -75,6 +76,7 @@ def save_runtime(
             "prices": list(controller.prices),
         },
         "knob": network.knob,
+        "statistics": list(chain.norms.knobs),
         "table": None if network.table is None else network.table.to_dict(),
         "data": dict(data or {}),
         "metrics": dict(metrics or {}),
@@ -104,10 +106,11 @@ def load_runtime(folder: str | Path, stored: Mapping[str, Any]) -> RuntimePruned
     backbone = rebuild(spec, own, stored["attributes"], str(folder))
     chain = _chain(backbone, stored, place)
     try:
+        chain.norms.hold(stored["statistics"])
         controller = Controller(chain.channels, chain.groups, **stored["controller"])
         table = None if stored.get("table") is None else KnobTable.from_dict(stored["table"])
         network = RuntimePrunedNetwork(chain, controller, table, knob=stored["knob"])
-    except (AutopruneError, TypeError) as error:
+    except (AutopruneError, TypeError, ValueError) as error:
         raise ArtifactError(f"{place!r}: {error}") from None
     network.to(next(t.dtype for t in own.values() if t.is_floating_point()))
     put_tensors(network, tensors)

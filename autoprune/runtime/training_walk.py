@@ -1,4 +1,4 @@
-"""A batch on its way through the stages for training: the masked form, stage by stage.
+"""A batch on its way through the stages for training: really smaller while its samples agree, then the masked form.
 
 Sorted into groups, as a :class:`autoprune.runtime.walk.Walk` has it, a batch of many different actions falls into so
 many small convolutions that a training step takes many times as long as that of the whole network.
@@ -9,14 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.errors import ChainError
-from autoprune.runtime.execution import Masked
+from autoprune.runtime.execution import Layers, Masked, NormRows, Sliced
 from autoprune.runtime.walk import pool
 
 if TYPE_CHECKING:
     from autoprune.runtime.chain import Chain
+    from autoprune.runtime.gates import Lane
 
 
 class TrainingWalk:
@@ -27,8 +29,10 @@ class TrainingWalk:
         actions: ``[N, stage]`` int64, what was decided (1 to k).
     """
 
-    def __init__(self, chain: Chain, x: Tensor) -> None:
-        self._chain = chain
+    def __init__(self, chain: Chain, x: Tensor, norms: NormRows | None = None) -> None:
+        self._chain, self._own = chain, norms is None
+        self._norms: NormRows = chain.norms if norms is None else norms
+        self._row: list[int] | None = []  # the actions of all samples, while these agree
         self.actions = torch.zeros(len(x), 0, dtype=torch.int64)
         self._value: Any = chain.network.run(chain.prelude, 0, chain.enters, x, self._layers)
 
@@ -51,7 +55,8 @@ class TrainingWalk:
         """
         if self.done:
             raise ChainError("every stage has run; there is nothing left to look at")
-        return self._layers.kept(pool(self._value), self._chain.stages[self.stage].lane)
+        pooled, lane = pool(self._value), self._chain.stages[self.stage].lane
+        return Masked(self._norms, self.actions).kept(pooled if lane is None else _widened(pooled, lane), lane)
 
     @property
     def output(self) -> Tensor:
@@ -68,10 +73,27 @@ class TrainingWalk:
     def step(self, actions: Tensor) -> TrainingWalk:
         """Run the next stage with ``actions``, int64 ``[N]`` (1 to k), as :attr:`actions` on the CPU."""
         stage = self._chain.stages[self.stage]
+        if self._row is not None and self._agree(actions):
+            self._row.append(int(actions[0]))
+        elif self._row is not None:
+            self._row = None
+            self._value = self._value if stage.lane is None else _widened(self._value, stage.lane)
         self.actions = torch.cat([self.actions, actions[:, None]], 1)
         self._value = self._chain.network.run(stage.steps, stage.enters, stage.leaves, self._value, self._layers)
         return self
 
+    @staticmethod
+    def _agree(actions: Tensor) -> bool:
+        return bool((actions == actions[:1]).all())
+
     @property
-    def _layers(self) -> Masked:
-        return Masked(self._chain.norms, self.actions, own=True)
+    def _layers(self) -> Layers:
+        if self._row is not None:
+            return Sliced(self._norms, self._row, own=self._own)
+        return Masked(self._norms, self.actions, own=self._own)
+
+
+def _widened(value: Tensor, lane: Lane) -> Tensor:
+    """``value`` with zeros for the channels that are not there."""
+    missing = lane.sizes[-1] - value.shape[1]
+    return F.pad(value, [0, 0] * (value.dim() - 2) + [0, missing]) if missing else value

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoprune.runtime import Chain, Controller
 from autoprune.search.runtime import q_learning, recurrent
@@ -24,7 +24,8 @@ class Agent:
 
     Attributes:
         model: the learner.
-        trust: how far the controller follows what was learned; see :meth:`autoprune.runtime.Controller.damped`.
+        trust: how far the controller follows what was learned (of difficulty, of the actions apart); see
+            :meth:`autoprune.runtime.Controller.damped`.
     """
 
     def __init__(
@@ -40,33 +41,38 @@ class Agent:
         }
         self.model: BaseAlgorithm = _BUILDS[settings.agent](settings, envs, self.shape, path, seed % 2**32)
         self.model.set_logger(Logger(None, []))
-        self.trust = 1.0
+        self.trust = (1.0, 1.0)
+
+    def fresh(self) -> Controller:
+        """A new controller of the shape of the learner's, that says nothing yet."""
+        found = Controller(**self.shape)
+        nn.init.zeros_(found.decoder.weight)
+        nn.init.zeros_(found.decoder.bias)
+        return found
 
     @torch.no_grad()
-    def begin(self, pooled: Sequence[Tensor], offsets: Tensor) -> None:
-        """Before the first round: fit the encoders to what they will see, and begin with known scores.
+    def begin(self, controller: Controller, pooled: Sequence[Tensor]) -> None:
+        """Before the first round: what is learned starts from ``controller``.
 
         Args:
-            pooled: see :meth:`autoprune.runtime.Controller.standardise`.
-            offsets: ``[m, k]``, what the actions of each stage are worth as far as is known without looking at a
-                sample, in units of the reward. What is learned comes on top.
+            controller: whose decoder gives no action anything apart (:meth:`fresh`).
+            pooled: see :meth:`autoprune.runtime.Controller.standardise`; for what else looks at samples.
         """
         policy: Any = self.model.policy
         if self.settings.agent == "dqn":
-            controller = policy.q_net.controller
-            controller.standardise(pooled)
-            _still(controller.decoder)
-            controller.offsets.copy_(offsets)
-            policy.q_net_target.load_state_dict(policy.q_net.state_dict())
+            for q_net in (policy.q_net, policy.q_net_target):
+                q_net.controller.load_state_dict(controller.state_dict())
             return
-        for extractor in (policy.pi_features_extractor, policy.vf_features_extractor):
-            whole = Controller(**self.shape)
-            whole.encoders = extractor.encoders
-            whole.standardise(pooled)
-        _still(policy.action_net)
-        policy.offsets.copy_(offsets)
+        critic = Controller(**self.shape)
+        critic.encoders = policy.vf_features_extractor.encoders
+        critic.standardise(pooled)
+        policy.pi_features_extractor.encoders.load_state_dict(controller.encoders.state_dict())
+        policy.lstm_actor.cell.load_state_dict(controller.core.state_dict())
+        policy.action_net.load_state_dict(controller.decoder.state_dict())
+        policy.offsets.copy_(controller.offsets)
+        policy.paid.copy_(controller.paid)
 
-    def controller(self, trust: float | None = None) -> Controller:
+    def controller(self, trust: tuple[float, float] | None = None) -> Controller:
         """A copy of the controller as it is, with its own trust or another."""
         policy: Any = self.model.policy
         found = Controller(**self.shape)
@@ -76,11 +82,12 @@ class Agent:
             found.encoders.load_state_dict(policy.pi_features_extractor.encoders.state_dict())
             found.core.load_state_dict(policy.lstm_actor.cell.state_dict())
             found.decoder.load_state_dict(policy.action_net.state_dict())
-            found = found.damped(policy.temperature)
+            found = found.damped(1.0, policy.temperature)
             found.offsets.copy_(policy.offsets)
+            found.paid.copy_(policy.paid)
         found = found.eval().requires_grad_(False)
         trust = self.trust if trust is None else trust
-        return found if trust == 1 else found.damped(trust)
+        return found if trust == (1, 1) else found.damped(*trust)
 
     def learn(self, seed: int) -> None:
         """Learn from the episodes of a round, which begin anew; what was remembered of another backbone is forgotten.
@@ -102,9 +109,3 @@ class Agent:
             model.exploration_rate = model.exploration_schedule(model._current_progress_remaining)
         steps = self.settings.batches * model.n_envs * len(self.shape["channels"])
         model.learn(steps, reset_num_timesteps=False, log_interval=None)
-
-
-def _still(decoder: Any) -> None:
-    """No scores of its own at first."""
-    decoder.weight.zero_()
-    decoder.bias.zero_()

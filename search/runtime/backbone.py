@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -15,12 +16,15 @@ from autoprune.runtime import (
     Chain,
     Controller,
     KnobTable,
+    NormRows,
     RuntimePrunedNetwork,
     TrainingWalk,
     Walk,
     calibrate,
     recalibrate,
+    settle,
 )
+from autoprune.runtime.norms import WidthNorms
 from autoprune.search.runtime.judging import Greedy, judge
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.width_path import SPREAD, WidthPath
@@ -28,30 +32,43 @@ from autoprune.seeding import derive, seeded
 from autoprune.train_loop import TrainLoop
 
 _MEASURED, _ROWS = 1024, 9  # samples and rows of the table that says which knob gives which share
-_SETTLED = 2048  # samples of which norms see what each knob runs
+_SETTINGS = 7  # of the knob with statistics of their own, in a turn
+_SETTLED, _PARTS = 2048, 16  # samples of which norms see what knobs run, in parts of one knob each
 
+Trust = tuple[float, float]
 Decide = Callable[[Walk | TrainingWalk], Tensor]  # groups of every sample at the next stage, int64 [N] (1 to k)
 
 
 class Serving(Protocol):
-    """Decides for the samples of a training batch, each of which is to be run at a share of its own."""
+    """Decides for samples that are to be run at a share of the dense multiply-accumulates."""
 
-    def start(self, shares: Tensor) -> Decide:
-        """What decides for samples at ``shares`` ``[N]`` of the dense multiply-accumulates."""
+    def norms(self, share: float) -> NormRows | None:
+        """Statistics of norms in training; ``None`` for the moments of the samples that read the same width.
+
+        These are good where which sample reads which width is chance. Where hard samples read more than others, the
+        moments of a width would be those of hard samples, and take away what tells them apart.
+        """
+
+    def start(self, share: float, size: int) -> Decide:
+        """What decides for ``size`` samples at ``share`` on average."""
 
 
 class Along:
-    """Near the widths of a path: actions vary by chance around those at a sample's share."""
+    """Near the widths of a path: all samples of a batch have one row of actions, which varies by chance around those at
+    the share."""
 
     def __init__(self, chain: Chain, path: WidthPath) -> None:
         self._groups, self._path = chain.groups, path
 
-    def start(self, shares: Tensor) -> Decide:
-        """Around the path at the shares."""
-        actions = self.actions(shares)
-        return lambda walk: actions[:, walk.stage]
+    def norms(self, share: float) -> None:
+        """Moments of the samples at hand."""
 
-    def actions(self, shares: Tensor) -> Tensor:
+    def start(self, share: float, size: int) -> Decide:
+        """A row around the path at the share."""
+        row = self.rows(torch.tensor([share], dtype=torch.float64))[0]
+        return lambda walk: row[walk.stage].expand(size)
+
+    def rows(self, shares: Tensor) -> Tensor:
         """Int64 ``[N, m]``, drawn from torch's generator."""
         widths = self._path.at(shares)
         near = widths + SPREAD * self._groups * torch.randn(widths.shape)
@@ -61,13 +78,16 @@ class Along:
 class Greedily:
     """What a controller scores best, with the bias for each further group that gives a share on average."""
 
-    def __init__(self, controller: Controller, table: KnobTable | None) -> None:
-        self._controller, self._table = controller, table
+    def __init__(self, controller: Controller, table: KnobTable | None, norms: WidthNorms) -> None:
+        self._controller, self._table, self._norms = controller, table, norms
 
-    def start(self, shares: Tensor) -> Decide:
-        """The knob of each share; 0 without a table."""
-        knobs = torch.tensor([self.knob(share) for share in shares.tolist()], dtype=torch.float64)
-        return Greedy(self._controller, knobs[:, None]).start(shares)
+    def norms(self, share: float) -> NormRows:
+        """Those of the knob."""
+        return self._norms.at(self.knob(share))
+
+    def start(self, share: float, size: int) -> Decide:
+        """At the knob of the share; 0 without a table."""
+        return Greedy(self._controller, self.knob(share)).start(torch.arange(size))
 
     def knob(self, share: float) -> float:
         """As near to ``share`` as the table comes."""
@@ -75,16 +95,16 @@ class Greedily:
         return 0.0 if table is None else table.knob(table.within(share))
 
 
-@dataclass(frozen=True, eq=False)
-class _Shared:
-    """A policy that runs each image of a split at a share ``[N]`` of its own."""
+@dataclass(frozen=True)
+class _At:
+    """A policy that runs images at one share."""
 
     serving: Serving
-    shares: Tensor
+    share: float
 
     def start(self, index: Tensor) -> Decide:
         """Those of the batch."""
-        return self.serving.start(self.shares[index])
+        return self.serving.start(self.share, len(index))
 
 
 class ServingForward(nn.Module):
@@ -109,10 +129,12 @@ class ServingForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[passes * N, classes]``: those of the first share first."""
-        low = torch.cat([self._serve[:1], self._serve[:-1]])[:, None]
-        shares = low + (self._serve[:, None] - low) * torch.rand(self.passes, len(x), dtype=torch.float64)
-        walk = self.chain.begin_training(x.repeat(self.passes, *[1] * (x.dim() - 1)))
-        decide = self._serving.start(shares.flatten())
+        low = torch.cat([self._serve[:1], self._serve[:-1]])
+        shares = low + (self._serve - low) * torch.rand(self.passes, dtype=torch.float64)
+        return torch.cat([self._pass(x, share) for share in shares.tolist()])
+
+    def _pass(self, x: Tensor, share: float) -> Tensor:
+        walk, decide = self.chain.begin_training(x, self._serving.norms(share)), self._serving.start(share, len(x))
         while not walk.done:
             with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # scores differ by less than bfloat16
                 actions = decide(walk)
@@ -138,8 +160,8 @@ class ServingLoop(TrainLoop):
 class Backbone:
     """Fine-tuning of the backbone over all turns: one learning rate that falls, one optimizer.
 
-    While it is trained, norms take the moments of the samples that read the same width; at the end of a turn all
-    statistics are estimated anew on the calibration split.
+    Along the path norms take the moments of the samples at hand; in later turns they have the statistics of the knob
+    (:func:`autoprune.runtime.settle`). After each turn all statistics are estimated anew on the calibration split.
     """
 
     def __init__(self, chain: Chain, data: DataSplits, settings: RuntimeSettings, path: WidthPath) -> None:
@@ -164,10 +186,14 @@ class Backbone:
         Raises:
             TrainingDiverged: a loss or a weight that is not finite.
         """
-        s = self.settings
-        serving = Greedily(controller, self.table(controller) if s.serve else None)
-        loss = self._train(serving, s.prepare_steps + (number + 1) * s.finetune_steps)
-        self.settle(serving, number + 1)
+        s, norms, table = self.settings, self.chain.norms, None
+        if s.serve:
+            few = self.data.calibration.subset(slice(0, _MEASURED))
+            settle(RuntimePrunedNetwork(self.chain, controller), few, settings=_SETTINGS)
+            table = self.table(controller)
+        loss = self._train(Greedily(controller, table, norms), s.prepare_steps + (number + 1) * s.finetune_steps)
+        norms.hold(())
+        self.settle(Greedily(controller, self.table(controller) if s.serve else None, norms), number + 1)
         return loss
 
     def _train(self, serving: Serving, until: int) -> float:
@@ -186,11 +212,16 @@ class Backbone:
 
     def settle(self, serving: Serving, turn: int = 0) -> None:
         """Statistics of norms as samples really come there: of the widths that are run from the least share that is
-        served to the largest, so that they hold at every knob in between."""
+        served to the largest, so that they hold at every knob in between. Which sample comes with which widths is drawn
+        anew, see :meth:`Serving.norms`."""
         split, serve = self._settling, self.settings.serve or (1.0,)
+        ends = torch.linspace(0, len(split), min(_PARTS, len(split)) + 1).long().tolist()
         with seeded(self.settings.seed, "settling", turn):
-            shares = serve[0] + (serve[-1] - serve[0]) * torch.rand(len(split), dtype=torch.float64)
-            actions = judge(self.chain, split, _Shared(serving, shares)).actions
+            within = (torch.arange(len(ends) - 1) + torch.rand(len(ends) - 1, dtype=torch.float64)) / (len(ends) - 1)
+            shares = (serve[0] + (serve[-1] - serve[0]) * within).tolist()
+            parts = [split.subset(slice(*part)) for part in pairwise(ends)]
+            judged = [judge(self.chain, p, _At(serving, s)) for p, s in zip(parts, shares, strict=True)]
+            actions = torch.cat([j.actions for j in judged])[torch.randperm(len(split))]
         recalibrate(self.chain, split.inputs(slice(0, len(split))), actions)
 
     @property
@@ -202,7 +233,7 @@ class Backbone:
         few = self.data.validation.subset(slice(0, _MEASURED))
         return calibrate(RuntimePrunedNetwork(self.chain, controller), few, rows=_ROWS)
 
-    def trust(self, controllers: Mapping[float, Controller]) -> float:
+    def trust(self, controllers: Mapping[Trust, Controller]) -> Trust:
         """The key of the controller that is right most often at the shares that are to be served."""
         if not self.settings.serve:
             return next(iter(controllers))

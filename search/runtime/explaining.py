@@ -74,7 +74,12 @@ def sweep(network: RuntimePrunedNetwork, split: Split, shares: Sequence[float]) 
             f"which none of {', '.join(f'{s:g}' for s in shares)} lies in"
         )
     knobs = [(share, table.knob(share)) for share in within]
-    return [(share, knob, judge(network.chain, split, Greedy(network.controller, knob))) for share, knob in knobs]
+    return [(share, knob, at_knob(network, split, knob)) for share, knob in knobs]
+
+
+def at_knob(network: RuntimePrunedNetwork, split: Split, knob: float) -> Judged:
+    """What the network does at a setting of its knob."""
+    return judge(network.chain, split, Greedy(network.controller, knob), norms=network.chain.norms.at(knob))
 
 
 def dense(network: RuntimePrunedNetwork, split: Split) -> Judged:

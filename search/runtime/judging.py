@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoprune.data import Split
 from autoprune.devices import batch_for
 from autoprune.evaluation import checked_logits
-from autoprune.runtime import Chain, Controller, TrainingWalk, Walk
+from autoprune.runtime import Chain, Controller, NormRows, TrainingWalk, Walk
 
 BATCH = 256
 
@@ -59,13 +59,18 @@ class Judged:
 
 
 @torch.no_grad()
-def judge(chain: Chain, split: Split, policy: Policy, *, batch: int | None = None) -> Judged:
-    """Run every image of ``split`` as ``policy`` decides, ``batch`` at a time."""
+def judge(
+    chain: Chain, split: Split, policy: Policy, *, batch: int | None = None, norms: NormRows | None = None
+) -> Judged:
+    """Run every image of ``split`` as ``policy`` decides, ``batch`` at a time.
+
+    ``norms`` gives other statistics of norms than the common ones of the chain, those of a knob, say.
+    """
     batch = batch or batch_for(split.device, BATCH)
     actions, correct, losses = [], [], []
     for at in range(0, len(split), batch):
         index = torch.arange(at, min(at + batch, len(split)))
-        walk, decide = chain.begin(split.inputs(index)), policy.start(index)
+        walk, decide = chain.begin(split.inputs(index), norms), policy.start(index)
         while not walk.done:
             walk = walk.step(decide(walk))
         y = split.y[index].cpu()

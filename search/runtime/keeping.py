@@ -17,7 +17,7 @@ from autoprune.search.runtime.agents import Agent
 from autoprune.search.runtime.backbone import Backbone
 from autoprune.tensors import named_tensors, put_tensors, read_tensors, write_tensors
 
-STATE, VERSION = "state.json", 3
+STATE, VERSION = "state.json", 4
 _COUNTERS = ("num_timesteps", "_n_updates", "_n_calls")
 
 
@@ -100,7 +100,8 @@ def _agent_tensors(agent: Agent) -> dict[str, Tensor]:
 def _put_agent(agent: Agent, tensors: Mapping[str, Tensor]) -> None:
     policy: Any = agent.model.policy
     policy.load_state_dict({n.removeprefix("policy."): t for n, t in tensors.items() if n.startswith("policy.")})
-    agent.trust = float(tensors["trust"])
+    difficulty, apart = tensors["trust"].tolist()
+    agent.trust = difficulty, apart
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

@@ -17,6 +17,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from autoprune.runtime import Controller
+from autoprune.runtime.controller import composed
 from autoprune.search.runtime.q_learning import parts
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.vecenv import RuntimeVecEnv
@@ -69,10 +70,11 @@ class RecurrentControllerPolicy(RecurrentActorCriticPolicy):
 
     Attributes:
         temperature: difference of two scores at which one action is e times as likely as the other.
-        offsets: ``[m, k]``, those of the controller.
+        offsets, paid: ``[m, k]``, those of the controller.
     """
 
     offsets: Tensor
+    paid: Tensor
 
     def __init__(self, *given: Any, shape: dict[str, Any], temperature: float, **named: Any) -> None:
         """``shape`` is what :class:`~autoprune.runtime.Controller` takes."""
@@ -86,13 +88,16 @@ class RecurrentControllerPolicy(RecurrentActorCriticPolicy):
         super().__init__(*given, **{**named, **parts_of_a_controller})
         core: Any = Core(shape["code"], shape["hidden"])
         self.lstm_actor, self.temperature = core, temperature
-        self.register_buffer("offsets", torch.zeros(len(shape["channels"]), shape["groups"]))
+        self.action_net = nn.Linear(shape["hidden"], shape["groups"] + 1)
+        for name in ("offsets", "paid"):
+            self.register_buffer(name, torch.zeros(len(shape["channels"]), shape["groups"]))
         fresh: Any = self.optimizer_class
         self.optimizer = fresh(self.parameters(), lr=given[2](1), **self.optimizer_kwargs)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
         encoder: Any = self.pi_features_extractor  # it has seen the same observations just before
-        logits = self.action_net(latent_pi) + self.offsets[encoder.stages] / self.temperature
+        known = (part[encoder.stages] / self.temperature for part in (self.offsets, self.paid))
+        logits = composed(self.action_net(latent_pi), *known)
         return self.action_dist.proba_distribution(action_logits=logits)
 
 

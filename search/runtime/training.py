@@ -13,10 +13,13 @@ import torch
 
 from autoprune.envs.runtime_task import check_finite
 from autoprune.files import write_text
-from autoprune.runtime import RuntimePrunedNetwork, calibrate, save_runtime
+from autoprune.runtime import RuntimePrunedNetwork, calibrate, save_runtime, settle
+from autoprune.search.runtime.backbone import Along
+from autoprune.search.runtime.difficulty import fit, passed
 from autoprune.search.runtime.judging import Greedy, Table, judge
 from autoprune.search.runtime.settings import RuntimeSettings
-from autoprune.seeding import derive
+from autoprune.search.runtime.width_path import WidthPath
+from autoprune.seeding import derive, seeded
 
 if TYPE_CHECKING:
     from autoprune.artifacts import NetworkSpec
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
     from autoprune.search.runtime.backbone import Backbone
 
 CHECKPOINT, LOG, CURVES = "checkpoint", "log.jsonl", "curves.png"
-TRUSTS = (1.0, 0.5, 0.25, 0.1)  # of which the controller gets the best one
+TRUSTS = ((1.0, 1.0), (1.0, 0.25), (1.0, 0.0), (0.5, 0.0))  # the controller gets the best one
+SETTLED = 2048  # samples that the statistics of norms come from
 _MIDDLE = 0.5  # of the dense multiply-accumulates: what the loss of an episode is compared with
 Progress = Callable[[dict[str, Any], int], None]
 
@@ -81,6 +85,7 @@ def train_runtime(
         network = RuntimePrunedNetwork(task.chain, course.agent.controller())
     finally:
         before.restore()
+    settle(network, task.data.calibration.subset(slice(0, SETTLED)))
     calibrate(network, task.data.validation)
     if folder is not None and store is not None:
         save_runtime(folder, network, store.spec, data=store.data, metrics={"training": course.log[-1]})
@@ -97,7 +102,6 @@ class _Course:
         from autoprune.search.runtime.backbone import Backbone
         from autoprune.search.runtime.keeping import chain_digest, read, restore
         from autoprune.search.runtime.vecenv import RuntimeVecEnv
-        from autoprune.search.runtime.width_path import WidthPath
 
         self.task, self.settings, self.folder = task, settings, folder
         for name, split in task.data.parts():
@@ -115,9 +119,8 @@ class _Course:
             autoreset_mode="SameStep",
         )
         path = WidthPath.of_least_harm(task.chain, task.data.calibration)
-        middle = path.at(torch.tensor([_MIDDLE])).round().long()[0].tolist()
-        envs, seed = RuntimeVecEnv(self.envs, middle), derive(settings.seed, "agent")
-        self.agent: Agent = Agent(settings, envs, task.chain, path, seed)
+        self.vec_env = RuntimeVecEnv(self.envs)
+        self.agent: Agent = Agent(settings, self.vec_env, task.chain, path, derive(settings.seed, "agent"))
         self.backbone: Backbone = Backbone(task.chain, task.data, settings, path)
         self.log: list[dict[str, Any]] = []
         stored = None if folder is None else read(folder / CHECKPOINT, self.identity)
@@ -150,13 +153,33 @@ class _Course:
                 line["loss"] = self.backbone.turn(self.agent.controller(), number)
         else:
             if number == 0:
-                worth = self.backbone.path.expected(self.task.chain, self.task.data.calibration)
-                self.agent.begin(_whole(self.task), -self._pay.alpha * worth)
+                line["difficulty"] = self._begin()
+            self.vec_env.compared = Greedy(self.agent.controller())
             self.agent.learn(derive(self.settings.seed, "controller", number))
             self.agent.trust = self.backbone.trust({trust: self.agent.controller(trust) for trust in TRUSTS})
             line["trust"] = self.agent.trust
             line["episodes"] = (number + 1) * self.settings.batches * self.settings.envs
         return line | self._judged(self.agent.controller())
+
+    def _begin(self) -> float:
+        """What is known before the first decision is learned; the error of the fitted difficulty."""
+        task, path, s = self.task, self.backbone.path, self.settings
+        along, pooled = Along(task.chain, path), _whole(task)
+        least = max(float(path.shares[0]), s.serve[0] if s.serve else 0.0)
+        with seeded(s.seed, "begin"):
+            controller = self.agent.fresh()
+            worth = path.worth(task.chain, task.data.calibration, controller.prices, least=least)
+            paid = [s.penalty * controller.bias(stage) for stage in range(len(task.chain.stages))]
+            controller.standardise(pooled)
+            controller.offsets.copy_(-self._pay.alpha * worth)
+            controller.paid.copy_(torch.stack(paid))
+            middle = path.at(torch.tensor([_MIDDLE])).round().long()[0]
+            samples = passed(
+                task.chain, task.data.train, along.rows, least, middle, worth, count=s.episodes, batch=s.envs
+            )
+            error = fit(controller, samples)
+        self.agent.begin(controller, pooled)
+        return error
 
     def _judged(self, controller: Any) -> dict[str, Any]:
         """What the controller and the whole network do on the validation split."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,8 +17,30 @@ from autoprune.runtime import Chain
 
 SPREAD = 0.08  # standard deviation of actions around a path, over the number of groups
 _SAMPLES = 512  # that losses are measured on
-_MEASURED = 9  # rows whose losses are measured
+_MEASURED, _ROWS = 2048, 9  # samples and rows that say what is lost along the path
+_BATCH = 256
 _LEAST = 1e-4  # added loss of a group: what costs nothing goes in the order of its multiply-accumulates
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean loss along a path: ``loss + fall * exp(-steepness * share)``, and below ``least`` about a straight line.
+
+    Attributes:
+        fall, steepness: see above.
+        least: a share.
+        below: slope there.
+    """
+
+    fall: float
+    steepness: float
+    least: float
+    below: float
+
+    def slope(self, shares: Tensor) -> Tensor:
+        """What the loss falls by for a share of the multiply-accumulates, at ``shares``; it never grows."""
+        above = self.fall * self.steepness * (-self.steepness * shares).exp()
+        return torch.where(shares < self.least, self.below * (1 + _LEAST * (self.least - shares)), above)
 
 
 class WidthPath:
@@ -25,10 +49,9 @@ class WidthPath:
     Attributes:
         rows: int64 ``[R, m]``, action 1 everywhere first, all groups last.
         shares: ``[R]`` float64, their multiply-accumulates over the dense network's.
-        harm: ``[m, k]`` float64, the loss that was taken for that of each action; zeros where nothing was measured.
     """
 
-    def __init__(self, chain: Chain, rows: Tensor, harm: Tensor | None = None) -> None:
+    def __init__(self, chain: Chain, rows: Tensor) -> None:
         """``rows`` in any order.
 
         Raises:
@@ -37,7 +60,6 @@ class WidthPath:
         shares = chain.macs(rows).double() / chain.dense_macs
         order = shares.argsort(stable=True)
         self.rows, self.shares = rows[order], shares[order]
-        self.harm = torch.zeros(len(chain.stages), chain.groups, dtype=torch.float64) if harm is None else harm
         ends = (int(self.rows[0].max()), int(self.rows[-1].min()))
         if ends != (1, chain.groups) or not all(bool((a <= b).all()) for a, b in pairwise(self.rows)):
             raise ChainError("a path must grow from action 1 everywhere to all groups, stage by stage")
@@ -58,7 +80,7 @@ class WidthPath:
         while max(row) > 1:
             row = _down(chain, harm, row)
             rows.append(row)
-        return cls(chain, torch.tensor(rows), harm)
+        return cls(chain, torch.tensor(rows))
 
     def at(self, shares: Tensor) -> Tensor:
         """Widths ``[N, m]`` at ``shares`` ``[N]``, float64 between whole actions; beyond its ends the path stays."""
@@ -66,26 +88,64 @@ class WidthPath:
         columns = [np.interp(wanted, known, column) for column in self.rows.double().T.numpy()]
         return torch.from_numpy(np.stack(columns, 1))
 
-    def expected(self, chain: Chain, split: Split, samples: int = _SAMPLES) -> Tensor:
-        """``[m, k]`` float64: :attr:`harm` in the measure of what the rows of the path really lose.
+    def worth(
+        self, chain: Chain, split: Split, prices: Sequence[float], *, least: float = 0.0, samples: int = _MEASURED
+    ) -> Tensor:
+        """``[m, k]`` float64: the loss that each action of a stage adds on average, 0 for all groups.
 
-        A network that was trained along the path loses far less than one that was not, and not where stages are
-        narrow together what the sum over stages says; a least-squares factor stands for both.
+        It is such that a controller that scores by it alone takes the rows of the path, one after the other, as its
+        knob is turned, and that along the path it adds up to the losses that are measured there.
+
+        Args:
+            chain: as trained.
+            split: where losses are measured.
+            prices: what a further group costs at each stage, in units of the knob.
+            least: share from which the curve of losses is measured closely; below it, where the network may not have
+                been trained, only the loss at the end of the path is.
+            samples: of the split.
         """
-        rows = self.at(torch.linspace(float(self.shares[0]), 1.0, _MEASURED, dtype=torch.float64)).round().long()
-        losses = torch.tensor([_loss(chain, row, split, samples) for row in rows], dtype=torch.float64)
-        summed = self.harm[torch.arange(rows.shape[1]), rows - 1].sum(1)
-        factor = float((summed * (losses - losses[-1])).sum() / summed.square().sum().clamp(min=1e-12))
-        return self.harm * max(factor, 0.0)
+        curve = self._curve(chain, split, samples, least)
+        price = torch.tensor(list(prices), dtype=torch.float64)
+        moved = self.rows.diff(dim=0).double()  # [R - 1, m]
+        middle = (self.shares[1:] + self.shares[:-1]) / 2
+        knobs = curve.slope(middle) * (self.shares[-1] - self.shares[0]) / (moved @ price).sum()
+        found = torch.zeros(len(price), chain.groups, dtype=torch.float64)
+        for row, more, knob in zip(self.rows, moved.long(), knobs, strict=False):
+            for stage in more.nonzero()[:, 0].tolist():
+                low, step = int(row[stage]), float(knob * price[stage])
+                groups = torch.arange(1, low + int(more[stage]), dtype=torch.float64)
+                found[stage, : len(groups)] += step * (low + int(more[stage]) - groups.clamp(min=low))
+        return found
+
+    def _curve(self, chain: Chain, split: Split, samples: int, least: float) -> Curve:
+        """By least squares over rows of the path."""
+        begin = min(max(float(self.shares[0]), least), 1.0)
+        rows = self.at(torch.linspace(begin, 1.0, _ROWS, dtype=torch.float64)).round().long()
+        losses = np.array([_loss(chain, row, split, samples) for row in rows])
+        shares = chain.macs(rows).double().numpy() / chain.dense_macs
+        best = (np.inf, 0.0, 1.0)
+        for steepness in np.geomspace(0.5, 40, 60):
+            falling = np.exp(-steepness * shares)
+            about, losses_about = falling - falling.mean(), losses - losses.mean()
+            fall = max(float(about @ losses_about / max(about @ about, 1e-12)), 0.0)
+            best = min(best, (float(np.square(losses_about - fall * about).sum()), fall, float(steepness)))
+        found = Curve(max(best[1], _LEAST), best[2], begin, 0.0)
+        if begin <= float(self.shares[0]):
+            return found
+        below = (_loss(chain, self.rows[0], split, samples) - losses[0]) / (begin - float(self.shares[0]))
+        return replace(found, below=max(below, float(found.slope(torch.tensor([begin])))))
 
 
 @torch.no_grad()
 def _loss(chain: Chain, row: Tensor, split: Split, samples: int) -> float:
     """Mean cross-entropy under one row of actions, with the statistics that are stored."""
-    few = split.subset(slice(0, samples))
-    y = few.y.cpu()
-    logits = checked_logits(chain(few.inputs(slice(0, len(few))), row, "sliced").cpu(), y)
-    return float(nn.functional.cross_entropy(logits.double(), y))
+    few, summed = split.subset(slice(0, samples)), 0.0
+    for at in range(0, len(few), _BATCH):
+        part = few.subset(slice(at, at + _BATCH))
+        y = part.y.cpu()
+        logits = checked_logits(chain(part.inputs(slice(0, len(part))), row, "sliced").cpu(), y)
+        summed += float(nn.functional.cross_entropy(logits.double(), y, reduction="sum"))
+    return summed / len(few)
 
 
 @torch.no_grad()

@@ -1,0 +1,85 @@
+"""How hard a sample looks: learned where it can be, left alone where it cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from runtime_networks import close
+from runtime_toy import GROUPS, toy_path, toy_task
+from torch import Tensor, nn
+
+from autoprune.runtime import Controller
+from autoprune.runtime.controller import difficulty
+from autoprune.search.runtime.backbone import Along
+from autoprune.search.runtime.difficulty import Passed, fit, passed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CHANNELS = (3, 4)
+
+
+def _controller(seed: int = 0) -> Controller:
+    torch.manual_seed(seed)
+    found = Controller(CHANNELS, GROUPS, code=16, hidden=16)
+    nn.init.zeros_(found.decoder.weight)
+    nn.init.zeros_(found.decoder.bias)
+    return found
+
+
+def _samples(slope: Tensor, features: Tensor, noise: float) -> Passed:
+    expected = torch.rand(len(features), dtype=torch.float64) - 0.4
+    return Passed(features, slope * expected + noise * torch.randn(len(features)), expected)
+
+
+def test_what_shows_later_is_known_later() -> None:
+    torch.manual_seed(1)
+    features = torch.randn(8000, sum(CHANNELS))
+    early, late = features[:, 0].sign(), features[:, 4].sign()
+    slope = (0.6 * early + 0.6 * late).exp()
+    controller = _controller()
+    error = fit(controller, _samples(slope, features, 0.1))
+    with torch.no_grad():
+        found = controller.decoded(features)[..., -1]  # [N, 2]
+        assert float(torch.corrcoef(torch.stack([found[:, 0], 0.6 * early]))[0, 1]) > 0.8
+        assert float(torch.corrcoef(torch.stack([found[:, 1], slope.log()]))[0, 1]) > 0.8
+        assert float((found[:, 1].exp() - slope).abs().mean()) < 0.5
+    assert error < 0.05
+    with torch.no_grad():
+        assert not controller.decoded(features)[..., :-1].any()  # nothing is said of actions apart
+
+
+def test_nothing_is_learned_where_nothing_helps() -> None:
+    torch.manual_seed(2)
+    features = torch.randn(200, sum(CHANNELS))
+    controller = _controller()
+    before = {name: t.clone() for name, t in controller.state_dict().items()}
+    fit(controller, Passed(features, torch.zeros(200).double(), torch.zeros(200).double()))
+    assert all(torch.equal(t, before[name]) for name, t in controller.state_dict().items())
+    with torch.no_grad():
+        assert close(difficulty(controller.decoded(features)), torch.ones(200, 2, 1))
+
+
+def test_samples_lose_what_the_network_loses() -> None:
+    task = toy_task()
+    path, middle = toy_path(task), torch.tensor([2, 3])
+    worth = torch.arange(8, dtype=torch.float64).reshape(2, 4).flip(1)
+    rows = Along(task.chain, path).rows
+    torch.manual_seed(0)
+    found = passed(task.chain, task.data.train, rows, 0.4, middle, worth, count=10, batch=4)
+    torch.manual_seed(0)
+    order = torch.randperm(len(task.data.train))[:10]
+    for at in range(0, 10, 4):
+        index = order[at : at + 4]
+        actions = rows(0.4 + 0.6 * torch.rand(len(index), dtype=torch.float64))
+        x, y = task.data.train.inputs(index), task.data.train.y[index]
+        with torch.no_grad():
+            one, other = (
+                nn.functional.cross_entropy(task.chain(x, a), y, reduction="none").double() for a in (actions, middle)
+            )
+        assert close(found.lost[at : at + 4], one - other, 1e-6)
+        each = [
+            sum(float(worth[s, a - 1] - worth[s, m - 1]) for s, (a, m) in enumerate(zip(r, (2, 3), strict=True)))
+            for r in actions.tolist()
+        ]
+        assert found.expected[at : at + 4].tolist() == pytest.approx(each)
+    assert found.features.shape == (10, sum(task.chain.channels))
