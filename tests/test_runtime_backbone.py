@@ -20,6 +20,7 @@ from autoprune.models.common import conv_norm
 from autoprune.runtime import Chain, Controller, KnobRow, KnobTable, TrainingWalk
 from autoprune.runtime.execution import Sliced, _moments
 from autoprune.search.runtime import backbone as backbone_module
+from autoprune.search.runtime.agents import Agent
 from autoprune.search.runtime.backbone import Along, Backbone, Greedily, ServingForward, ServingLoop
 from autoprune.search.runtime.judging import Greedy, Table, judge
 from autoprune.search.runtime.settings import RuntimeSettings
@@ -159,23 +160,39 @@ def test_what_is_compared_with_changes_what_is_paid_by_a_number_of_the_image_alo
         np.testing.assert_allclose(other - one, expected, atol=1e-5)
 
 
-def test_a_damped_controller_follows_less_of_what_was_learned() -> None:
+@pytest.mark.parametrize("agent", ["dqn", "recurrent_ppo"])
+def test_trust_goes_from_what_was_known_to_what_was_learned(agent: str) -> None:
+    task = toy_task()
+    envs = RuntimeVecEnv(RuntimeVectorEnv(32, task=task, alpha=1.0, autoreset_mode="SameStep"))
+    learner = Agent(
+        RuntimeSettings(agent=agent, envs=32, episodes=64, batch_size=64), envs, task.chain, toy_path(task), 0
+    )
+    start = learner.fresh()
+    start.offsets.normal_()
+    learner.begin(start, [torch.randn(9, c) for c in task.chain.channels])
+    learner.learn(0)
+    known, learned = learner.controller(0.0).state_dict(), learner.controller(1.0).state_dict()
+    assert all(torch.equal(t, start.state_dict()[name]) for name, t in known.items())
+    assert not torch.equal(known["decoder.weight"], learned["decoder.weight"])
+    half = learner.controller(0.5).state_dict()
+    assert all(close(t, (known[name] + learned[name]) / 2, 1e-6) for name, t in half.items())
+    learner.trust = 0.5
+    assert all(torch.equal(t, half[name]) for name, t in learner.controller().state_dict().items())
+
+
+def test_one_number_says_how_hard_a_sample_is() -> None:
     torch.manual_seed(0)
     controller = Controller((3, 5), 4).requires_grad_(False)
     controller.offsets.copy_(torch.randn(2, 4))
+    controller.paid.copy_(torch.randn(2, 4))
+    controller.decoder.weight[:-1] = 0
+    controller.decoder.bias[:-1] = 0
+    torch.nn.init.normal_(controller.decoder.weight[-1:])
     features, stage = torch.randn(6, 8), torch.tensor([0, 1, 1, 0, 1, 0])
-    torch.nn.init.normal_(controller.decoder.weight)
-    known, whole = controller.offsets[stage], controller(features, stage)
-    assert close(controller.damped(1, 1)(features, stage), whole, 1e-6)
-    assert close(controller.damped(0, 0)(features, stage), known, 1e-6)
-    apart = controller.damped(0, 1)(features, stage) - known
-    harder = (controller.damped(1, 0)(features, stage) / known).log()
-    assert close(harder, harder[:, :1].expand(-1, 4), 1e-5)  # one number moves all scores of a stage
-    assert float(harder.std()) > 0.1
-    assert close(whole, known * harder.exp() + apart, 1e-5)
-    for difficulty, part in ((0.5, 0.2), (0.3, 1.0)):
-        found = controller.damped(difficulty, part)(features, stage)
-        assert close(found, known * (difficulty * harder).exp() + part * apart, 1e-5)
+    harder = (controller(features, stage) - controller.paid[stage]) / controller.offsets[stage]
+    assert close(harder, harder[:, :1].expand(-1, 4), 1e-5)
+    assert bool((harder > 0).all())
+    assert float(harder.log().std()) > 0.1
 
 
 def test_norms_settle_on_the_widths_that_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,9 +222,9 @@ def test_the_trust_that_is_right_most_often_is_taken() -> None:
         id(bad): KnobTable((KnobRow(0, 1, 0.4, 0, 0.2), KnobRow(1, 2, 1.0, 0, 0.9)), 1),
     }
     backbone.table = lambda controller: tables[id(controller)]  # type: ignore[method-assign]
-    assert backbone.trust({(1.0, 1.0): bad, (1.0, 0.5): good, (0.5, 0.0): good}) == (1.0, 0.5)
+    assert backbone.trust({1.0: bad, 0.5: good, 0.0: good}) == 0.5
     alone = Backbone(task.chain, task.data, RuntimeSettings(serve=()), toy_path(task))
-    assert alone.trust({(1.0, 1.0): bad, (0.5, 0.0): good}) == (1.0, 1.0)
+    assert alone.trust({1.0: bad, 0.5: good}) == 1.0
 
 
 def test_a_table_is_read_between_its_rows() -> None:

@@ -46,16 +46,20 @@ def train(settings: RuntimeTrainSettings) -> None:
     say(f"Training {opened.spec.factory} on {opened.data.name}: {how}")
     with folder_lock(out, "training", ArtifactError):
         settings.save(out / "config.toml", made_with())
-        with Meter("Turn", engine.turns) as meter:
+        with Meter("Turn", engine.turns + 1) as meter:
 
             def show(line: dict[str, Any], total: int) -> None:
                 del total
                 judged = f"{line['turn']}: validation {percent(line['accuracy'])} with {line['macs']:.1%} of the MACs"
                 place = ("prepare", "controller", "backbone").index(line["turn"]) + bool(engine.prepare_steps)
-                meter.update(2 * line["round"] + max(place, 1), judged, news=True)
+                done = 2 * line["round"] + max(place, 1)
+                meter.update(done, judged, news=True)
+                if done == engine.turns:
+                    meter.line("Estimating the statistics of norms at settings of the knob, calibrating the knob")
 
             store = Store(opened.spec, opened.described())
             network = train_runtime(task, engine, folder=out, store=store, progress=show)
+            meter.update(engine.turns + 1, "calibrated")
     assert network.table is not None
     rows = [(f"{r.knob:.4g}", f"{r.share:.1%}", percent(r.accuracy)) for r in network.table.rows]
     show_table("What the knob gives (validation split)", ("knob", "MACs", "accuracy"), rows)

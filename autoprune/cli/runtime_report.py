@@ -79,8 +79,10 @@ def _others(
     within = [min(share, 1.0) for share in shares if share >= least]
     if settings.baselines:
         probes = Confidence.fit(chain, data.calibration, data.num_classes, seed=settings.seed)
+        assert network.table is not None
         for share in within:
-            for name, judged in at_equal_macs(chain, split, share, probes, settings.seed).items():
+            norms = chain.norms.at(network.table.knob(network.table.within(share)))
+            for name, judged in at_equal_macs(chain, split, share, probes, settings.seed, norms).items():
                 points.setdefault(name, []).append((judged.share, judged.accuracy))
     if settings.oracle:
         best = oracle(chain, split)

@@ -11,7 +11,6 @@ average difficulty. So one number moves a sample along all stages, where k numbe
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -183,24 +182,6 @@ class Controller(nn.Module):
             scale = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
             encoder.weight.div_(scale)
             encoder.bias.sub_(encoder.weight @ mean)
-
-    @torch.no_grad()
-    def damped(self, difficulty: float, apart: float) -> Controller:
-        """A copy that follows less of what the decoder says.
-
-        With 0 and 0 it decides the same for all samples. A controller that has learned from few samples takes chance
-        for a reason: what it does then differs from sample to sample and from stage to stage, and costs more than it
-        gains.
-
-        Args:
-            difficulty: factor on the logarithm of a sample's difficulty.
-            apart: factor on what is added to each action's score on its own.
-        """
-        found = copy.deepcopy(self)
-        factors = torch.tensor([apart] * self.groups + [difficulty]).to(found.decoder.weight)
-        found.decoder.weight.mul_(factors[:, None])
-        found.decoder.bias.mul_(factors)
-        return found
 
     def macs(self, reads: Tensor) -> Tensor:
         """Multiply-accumulates of all decisions, int64 ``[N]``.

@@ -24,8 +24,9 @@ class Agent:
 
     Attributes:
         model: the learner.
-        trust: how far the controller follows what was learned (of difficulty, of the actions apart); see
-            :meth:`autoprune.runtime.Controller.damped`.
+        known: the controller that learning began with.
+        trust: how far the deployed controller goes from it to what was learned, 0 to 1. One that has learned from few
+            episodes takes chance for a reason, and what it does then costs more than it gains.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class Agent:
         }
         self.model: BaseAlgorithm = _BUILDS[settings.agent](settings, envs, self.shape, path, seed % 2**32)
         self.model.set_logger(Logger(None, []))
-        self.trust = (1.0, 1.0)
+        self.trust = 1.0
+        self.known = self._learned()
 
     def fresh(self) -> Controller:
         """A new controller of the shape of the learner's, that says nothing yet."""
@@ -59,6 +61,7 @@ class Agent:
             pooled: see :meth:`autoprune.runtime.Controller.standardise`; for what else looks at samples.
         """
         policy: Any = self.model.policy
+        self.known.load_state_dict(controller.state_dict())
         if self.settings.agent == "dqn":
             for q_net in (policy.q_net, policy.q_net_target):
                 q_net.controller.load_state_dict(controller.state_dict())
@@ -72,8 +75,18 @@ class Agent:
         policy.offsets.copy_(controller.offsets)
         policy.paid.copy_(controller.paid)
 
-    def controller(self, trust: tuple[float, float] | None = None) -> Controller:
-        """A copy of the controller as it is, with its own trust or another."""
+    @torch.no_grad()
+    def controller(self, trust: float | None = None) -> Controller:
+        """A copy of the controller as it is, with its own trust or another: weights between those of what was known and
+        of what was learned."""
+        trust, found = self.trust if trust is None else trust, self._learned()
+        if trust < 1:
+            for own, known in zip(found.parameters(), self.known.parameters(), strict=True):
+                own.copy_(torch.lerp(known, own, trust))
+        return found
+
+    @torch.no_grad()
+    def _learned(self) -> Controller:
         policy: Any = self.model.policy
         found = Controller(**self.shape)
         if self.settings.agent == "dqn":
@@ -82,12 +95,11 @@ class Agent:
             found.encoders.load_state_dict(policy.pi_features_extractor.encoders.state_dict())
             found.core.load_state_dict(policy.lstm_actor.cell.state_dict())
             found.decoder.load_state_dict(policy.action_net.state_dict())
-            found = found.damped(1.0, policy.temperature)
+            for part in (found.decoder.weight, found.decoder.bias):
+                part[:-1] *= policy.temperature
             found.offsets.copy_(policy.offsets)
             found.paid.copy_(policy.paid)
-        found = found.eval().requires_grad_(False)
-        trust = self.trust if trust is None else trust
-        return found if trust == (1, 1) else found.damped(*trust)
+        return found.eval().requires_grad_(False)
 
     def learn(self, seed: int) -> None:
         """Learn from the episodes of a round, which begin anew; what was remembered of another backbone is forgotten.

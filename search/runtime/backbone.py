@@ -35,7 +35,6 @@ _MEASURED, _ROWS = 1024, 9  # samples and rows of the table that says which knob
 _SETTINGS = 7  # of the knob with statistics of their own, in a turn
 _SETTLED, _PARTS = 2048, 16  # samples of which norms see what knobs run, in parts of one knob each
 
-Trust = tuple[float, float]
 Decide = Callable[[Walk | TrainingWalk], Tensor]  # groups of every sample at the next stage, int64 [N] (1 to k)
 
 
@@ -233,7 +232,7 @@ class Backbone:
         few = self.data.validation.subset(slice(0, _MEASURED))
         return calibrate(RuntimePrunedNetwork(self.chain, controller), few, rows=_ROWS)
 
-    def trust(self, controllers: Mapping[Trust, Controller]) -> Trust:
+    def trust(self, controllers: Mapping[float, Controller]) -> float:
         """The key of the controller that is right most often at the shares that are to be served."""
         if not self.settings.serve:
             return next(iter(controllers))

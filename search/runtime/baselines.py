@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autoprune.data import Split
 from autoprune.errors import ChainError
-from autoprune.runtime import Chain, Walk
+from autoprune.runtime import Chain, NormRows, Walk
 from autoprune.search.runtime.judging import Decide, Judged, Policy, Table, judge
 from autoprune.seeding import generator
 
@@ -169,11 +169,24 @@ def _out_of_reach(chain: Chain, share: float) -> ChainError:
     )
 
 
-def at_equal_macs(chain: Chain, split: Split, share: float, confidence: Confidence, seed: int = 0) -> dict[str, Judged]:
-    """Every baseline at a mean of ``share`` of the dense multiply-accumulates, by name."""
+def at_equal_macs(
+    chain: Chain,
+    split: Split,
+    share: float,
+    confidence: Confidence,
+    seed: int = 0,
+    norms: NormRows | None = None,
+) -> dict[str, Judged]:
+    """Every baseline at a mean of ``share`` of the dense multiply-accumulates, by name.
+
+    ``norms`` gives the statistics of norms at that share, but to the confidence, whose probes know the common ones.
+    """
     policies: dict[str, Policy] = {
         "static uniform": uniform(chain, share),
         "random": random_actions(chain, share, len(split), seed=seed),
         "confidence": confidence.matched(split, share),
     }
-    return {name: judge(chain, split, policy) for name, policy in policies.items()}
+    return {
+        name: judge(chain, split, policy, norms=None if name == "confidence" else norms)
+        for name, policy in policies.items()
+    }

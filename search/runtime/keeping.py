@@ -91,6 +91,7 @@ def restore(folder: Path, state: Mapping[str, Any], agent: Agent, backbone: Back
 def _agent_tensors(agent: Agent) -> dict[str, Tensor]:
     policy: Any = agent.model.policy
     found = {f"policy.{name}": t for name, t in policy.state_dict().items()}
+    found |= {f"known.{name}": t for name, t in agent.known.state_dict().items()}
     found["trust"] = torch.tensor(agent.trust, dtype=torch.float64)
     for place, values in policy.optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{place}.{key}": torch.as_tensor(value) for key, value in values.items()}
@@ -100,8 +101,8 @@ def _agent_tensors(agent: Agent) -> dict[str, Tensor]:
 def _put_agent(agent: Agent, tensors: Mapping[str, Tensor]) -> None:
     policy: Any = agent.model.policy
     policy.load_state_dict({n.removeprefix("policy."): t for n, t in tensors.items() if n.startswith("policy.")})
-    difficulty, apart = tensors["trust"].tolist()
-    agent.trust = difficulty, apart
+    agent.known.load_state_dict({n.removeprefix("known."): t for n, t in tensors.items() if n.startswith("known.")})
+    agent.trust = float(tensors["trust"])
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

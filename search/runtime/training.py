@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from autoprune.search.runtime.backbone import Backbone
 
 CHECKPOINT, LOG, CURVES = "checkpoint", "log.jsonl", "curves.png"
-TRUSTS = ((1.0, 1.0), (1.0, 0.25), (1.0, 0.0), (0.5, 0.0))  # the controller gets the best one
+TRUSTS = (1.0, 0.5, 0.25, 0.0)  # the controller gets the best one
 SETTLED = 2048  # samples that the statistics of norms come from
 _MIDDLE = 0.5  # of the dense multiply-accumulates: what the loss of an episode is compared with
 Progress = Callable[[dict[str, Any], int], None]
