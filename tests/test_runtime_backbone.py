@@ -125,7 +125,7 @@ def test_each_sample_goes_through_at_every_share() -> None:
     settings_ = RuntimeSettings(serve=(0.4, 0.6, 0.9), prepare_steps=0, finetune_steps=1, finetune_batch_size=8)
     backbone = Backbone(chain, task.data, settings_, toy_path(task))
     table = backbone.table(controller)
-    module = ServingForward(chain, Greedily(controller, table, chain.norms), settings_.serve)
+    module = ServingForward(chain, Greedily(controller, table, dealt=False), settings_.serve)
     x = task.data.train.inputs(slice(0, 8))
     torch.manual_seed(0)
     logits = module(x)
@@ -134,6 +134,21 @@ def test_each_sample_goes_through_at_every_share() -> None:
     assert close(logits[:8], chain(x, least.actions), 1e-5)
     loop = ServingLoop(module, task.data.train, settings_.finetune, seed=0, teacher=backbone.teacher)
     assert loop.advance(1) > 0
+
+
+def test_in_training_what_is_decided_for_one_sample_is_dealt_to_another() -> None:
+    task = toy_task()
+    chain, controller = task.chain, Controller(task.chain.channels, 4).requires_grad_(False)
+    torch.nn.init.normal_(controller.decoder.weight)
+    x = task.data.train.inputs(slice(0, 6))
+    torch.manual_seed(1)
+    walk = chain.begin_training(x)
+    walk = walk.step(Greedily(controller, None, dealt=True).start(0.5, 6)(walk))
+    torch.manual_seed(1)
+    dealt = torch.randperm(6)
+    own = Greedy(controller).start(torch.arange(6))(chain.begin(x))
+    assert torch.equal(walk.actions[:, 0], own[dealt])
+    assert not torch.equal(own[dealt], own)
 
 
 def test_what_is_compared_with_changes_what_is_paid_by_a_number_of_the_image_alone() -> None:
@@ -252,7 +267,7 @@ def test_neither_moments_nor_decisions_are_rounded_by_autocast() -> None:
 
     task = toy_task()
     controller = Controller(task.chain.channels, 4)
-    module = ServingForward(task.chain, Greedily(controller, None, task.chain.norms), ())
+    module = ServingForward(task.chain, Greedily(controller, None, dealt=False), ())
     seen: list[torch.dtype] = []
     step = controller.step
 

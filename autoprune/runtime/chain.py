@@ -172,12 +172,10 @@ class Chain(nn.Module):
         run = partial(self.run_stage, norms=norms)
         return Walk(self.stages, self.groups, run, len(x), 0, nothing, (Part(None, value),))
 
-    def begin_training(self, x: Tensor, norms: NormRows | None = None) -> TrainingWalk:
-        """The same for training, which goes through many different actions faster.
-
-        Without ``norms``, norms take the moments of the samples at hand.
-        """
-        return TrainingWalk(self, x, norms)
+    def begin_training(self, x: Tensor) -> TrainingWalk:
+        """The same for training, which goes through many different actions faster; norms take the moments of the
+        samples at hand."""
+        return TrainingWalk(self, x)
 
     def run_stage(self, stage: int, value: Tensor, actions: Sequence[int], *, norms: NormRows | None = None) -> Tensor:
         """What leaves a stage for samples of equal actions (one for each stage up to this one); as :meth:`begin`."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.errors import ChainError
-from autoprune.runtime.execution import Layers, Masked, NormRows, Sliced
+from autoprune.runtime.execution import Layers, Masked, Sliced
 from autoprune.runtime.walk import pool
 
 if TYPE_CHECKING:
@@ -29,9 +29,8 @@ class TrainingWalk:
         actions: ``[N, stage]`` int64, what was decided (1 to k).
     """
 
-    def __init__(self, chain: Chain, x: Tensor, norms: NormRows | None = None) -> None:
-        self._chain, self._own = chain, norms is None
-        self._norms: NormRows = chain.norms if norms is None else norms
+    def __init__(self, chain: Chain, x: Tensor) -> None:
+        self._chain = chain
         self._row: list[int] | None = []  # the actions of all samples, while these agree
         self.actions = torch.zeros(len(x), 0, dtype=torch.int64)
         self._value: Any = chain.network.run(chain.prelude, 0, chain.enters, x, self._layers)
@@ -56,7 +55,7 @@ class TrainingWalk:
         if self.done:
             raise ChainError("every stage has run; there is nothing left to look at")
         pooled, lane = pool(self._value), self._chain.stages[self.stage].lane
-        return Masked(self._norms, self.actions).kept(pooled if lane is None else _widened(pooled, lane), lane)
+        return Masked(self._chain.norms, self.actions).kept(pooled if lane is None else _widened(pooled, lane), lane)
 
     @property
     def output(self) -> Tensor:
@@ -89,8 +88,8 @@ class TrainingWalk:
     @property
     def _layers(self) -> Layers:
         if self._row is not None:
-            return Sliced(self._norms, self._row, own=self._own)
-        return Masked(self._norms, self.actions, own=self._own)
+            return Sliced(self._chain.norms, self._row, own=True)
+        return Masked(self._chain.norms, self.actions, own=True)
 
 
 def _widened(value: Tensor, lane: Lane) -> Tensor:

@@ -42,7 +42,7 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
     envs: Whole = option(256, "Images that go through the network together.", panel="Controller", ge=1)
     code: Whole = option(64, "Size of the code of a stage.", panel="Controller", ge=1)
     hidden: Whole = option(64, "Size of the recurrent state.", panel="Controller", ge=1)
-    lr: Number = option(1e-3, "Learning rate.", panel="Controller", gt=0)
+    lr: Number = option(3e-4, "Learning rate.", panel="Controller", gt=0)
     gamma: Number = option(1.0, "Discount.", panel="Controller", ge=0, le=1)
     batch_size: Whole = option(512, "Transitions in a gradient step.", panel="Controller", ge=1)
     updates: Whole = option(16, "Gradient steps after each batch of episodes (dqn).", panel="Controller", ge=1)
@@ -77,7 +77,7 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
     )
     distill_temperature: Number = option(4.0, "Temperature of those outputs.", panel="Backbone", gt=0)
     serve: tuple[Number, ...] = option(
-        (0.3, 0.5, 0.8),
+        (0.3, 0.5, 0.7, 1.0),
         "Shares of the dense MACs, growing, that the knob is to give; each batch of the backbone is trained at the "
         "first and between each two of them.",
         panel="Backbone",

@@ -16,15 +16,12 @@ from autoprune.runtime import (
     Chain,
     Controller,
     KnobTable,
-    NormRows,
     RuntimePrunedNetwork,
     TrainingWalk,
     Walk,
     calibrate,
     recalibrate,
-    settle,
 )
-from autoprune.runtime.norms import WidthNorms
 from autoprune.search.runtime.judging import Greedy, judge
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.width_path import SPREAD, WidthPath
@@ -32,7 +29,6 @@ from autoprune.seeding import derive, seeded
 from autoprune.train_loop import TrainLoop
 
 _MEASURED, _ROWS = 1024, 9  # samples and rows of the table that says which knob gives which share
-_SETTINGS = 7  # of the knob with statistics of their own, in a turn
 _SETTLED, _PARTS = 2048, 16  # samples of which norms see what knobs run, in parts of one knob each
 
 Decide = Callable[[Walk | TrainingWalk], Tensor]  # groups of every sample at the next stage, int64 [N] (1 to k)
@@ -40,13 +36,6 @@ Decide = Callable[[Walk | TrainingWalk], Tensor]  # groups of every sample at th
 
 class Serving(Protocol):
     """Decides for samples that are to be run at a share of the dense multiply-accumulates."""
-
-    def norms(self, share: float) -> NormRows | None:
-        """Statistics of norms in training; ``None`` for the moments of the samples that read the same width.
-
-        These are good where which sample reads which width is chance. Where hard samples read more than others, the
-        moments of a width would be those of hard samples, and take away what tells them apart.
-        """
 
     def start(self, share: float, size: int) -> Decide:
         """What decides for ``size`` samples at ``share`` on average."""
@@ -58,9 +47,6 @@ class Along:
 
     def __init__(self, chain: Chain, path: WidthPath) -> None:
         self._groups, self._path = chain.groups, path
-
-    def norms(self, share: float) -> None:
-        """Moments of the samples at hand."""
 
     def start(self, share: float, size: int) -> Decide:
         """A row around the path at the share."""
@@ -75,18 +61,23 @@ class Along:
 
 
 class Greedily:
-    """What a controller scores best, with the bias for each further group that gives a share on average."""
+    """What a controller scores best, with the bias for each further group that gives a share on average.
 
-    def __init__(self, controller: Controller, table: KnobTable | None, norms: WidthNorms) -> None:
-        self._controller, self._table, self._norms = controller, table, norms
+    For training, what is decided for one sample of a batch is dealt to another: where hard samples run more than
+    others, the moments of those that read the same width would be those of hard samples, and a norm that takes them
+    would take away what tells hard samples from easy ones.
+    """
 
-    def norms(self, share: float) -> NormRows:
-        """Those of the knob."""
-        return self._norms.at(self.knob(share))
+    def __init__(self, controller: Controller, table: KnobTable | None, *, dealt: bool) -> None:
+        self._controller, self._table, self._dealt = controller, table, dealt
 
     def start(self, share: float, size: int) -> Decide:
-        """At the knob of the share; 0 without a table."""
-        return Greedy(self._controller, self.knob(share)).start(torch.arange(size))
+        """At the knob of the share, 0 without a table; who is dealt what is drawn from torch's generator."""
+        own = Greedy(self._controller, self.knob(share)).start(torch.arange(size))
+        if not self._dealt:
+            return own
+        dealt = torch.randperm(size)
+        return lambda walk: own(walk)[dealt]
 
     def knob(self, share: float) -> float:
         """As near to ``share`` as the table comes."""
@@ -133,7 +124,7 @@ class ServingForward(nn.Module):
         return torch.cat([self._pass(x, share) for share in shares.tolist()])
 
     def _pass(self, x: Tensor, share: float) -> Tensor:
-        walk, decide = self.chain.begin_training(x, self._serving.norms(share)), self._serving.start(share, len(x))
+        walk, decide = self.chain.begin_training(x), self._serving.start(share, len(x))
         while not walk.done:
             with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # scores differ by less than bfloat16
                 actions = decide(walk)
@@ -159,8 +150,8 @@ class ServingLoop(TrainLoop):
 class Backbone:
     """Fine-tuning of the backbone over all turns: one learning rate that falls, one optimizer.
 
-    Along the path norms take the moments of the samples at hand; in later turns they have the statistics of the knob
-    (:func:`autoprune.runtime.settle`). After each turn all statistics are estimated anew on the calibration split.
+    While it is trained, norms take the moments of the samples that read the same width; at the end of a turn all
+    statistics are estimated anew on the calibration split.
     """
 
     def __init__(self, chain: Chain, data: DataSplits, settings: RuntimeSettings, path: WidthPath) -> None:
@@ -185,15 +176,13 @@ class Backbone:
         Raises:
             TrainingDiverged: a loss or a weight that is not finite.
         """
-        s, norms, table = self.settings, self.chain.norms, None
-        if s.serve:
-            few = self.data.calibration.subset(slice(0, _MEASURED))
-            settle(RuntimePrunedNetwork(self.chain, controller), few, settings=_SETTINGS)
-            table = self.table(controller)
-        loss = self._train(Greedily(controller, table, norms), s.prepare_steps + (number + 1) * s.finetune_steps)
-        norms.hold(())
-        self.settle(Greedily(controller, self.table(controller) if s.serve else None, norms), number + 1)
+        s, table = self.settings, self._table(controller)
+        loss = self._train(Greedily(controller, table, dealt=True), s.prepare_steps + (number + 1) * s.finetune_steps)
+        self.settle(Greedily(controller, self._table(controller), dealt=False), number + 1)
         return loss
+
+    def _table(self, controller: Controller) -> KnobTable | None:
+        return self.table(controller) if self.settings.serve else None
 
     def _train(self, serving: Serving, until: int) -> float:
         s, module = self.settings, ServingForward(self.chain, serving, self.settings.serve)
@@ -212,7 +201,7 @@ class Backbone:
     def settle(self, serving: Serving, turn: int = 0) -> None:
         """Statistics of norms as samples really come there: of the widths that are run from the least share that is
         served to the largest, so that they hold at every knob in between. Which sample comes with which widths is drawn
-        anew, see :meth:`Serving.norms`."""
+        anew, see :class:`Greedily`."""
         split, serve = self._settling, self.settings.serve or (1.0,)
         ends = torch.linspace(0, len(split), min(_PARTS, len(split)) + 1).long().tolist()
         with seeded(self.settings.seed, "settling", turn):

@@ -66,7 +66,7 @@ class RuntimeSettings:
     envs: int = 256
     code: int = 64
     hidden: int = 64
-    lr: float = 1e-3
+    lr: float = 3e-4
     gamma: float = 1.0
     batch_size: int = 512
     updates: int = 16
@@ -87,7 +87,7 @@ class RuntimeSettings:
     finetune_clip_norm: float | None = None
     distill_weight: float = 0.5
     distill_temperature: float = 4.0
-    serve: tuple[float, ...] = (0.3, 0.5, 0.8)
+    serve: tuple[float, ...] = (0.3, 0.5, 0.7, 1.0)
     seed: int = 0
 
     def __post_init__(self) -> None:
