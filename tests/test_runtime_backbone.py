@@ -237,7 +237,12 @@ def test_the_trust_that_is_right_most_often_is_taken() -> None:
         id(bad): KnobTable((KnobRow(0, 1, 0.4, 0, 0.2), KnobRow(1, 2, 1.0, 0, 0.9)), 1),
     }
     backbone.table = lambda controller: tables[id(controller)]  # type: ignore[method-assign]
-    assert backbone.trust({1.0: bad, 0.5: good, 0.0: good}) == 0.5
+    assert backbone.trust({1.0: bad, 0.5: good, 0.0: bad}) == 0.5
+    assert backbone.trust({1.0: good, 0.0: good}) == 0.0  # not for nothing
+    tables[id(bad)] = KnobTable((KnobRow(0, 1, 0.1, 0, 0.492), KnobRow(1, 2, 1.0, 0, 0.892)), 1)
+    assert backbone.trust({1.0: good, 0.0: bad}) == 1.0
+    tables[id(bad)] = KnobTable((KnobRow(0, 1, 0.1, 0, 0.497), KnobRow(1, 2, 1.0, 0, 0.897)), 1)
+    assert backbone.trust({1.0: good, 0.0: bad}) == 0.0  # nor for what chance may do
     alone = Backbone(task.chain, task.data, RuntimeSettings(serve=()), toy_path(task))
     assert alone.trust({1.0: bad, 0.5: good}) == 1.0
 

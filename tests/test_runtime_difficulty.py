@@ -37,7 +37,9 @@ def test_what_shows_later_is_known_later() -> None:
     early, late = features[:, 0].sign(), features[:, 4].sign()
     slope = (0.6 * early + 0.6 * late).exp()
     controller = _controller()
-    error = fit(controller, _samples(slope, features, 0.1))
+    unseen = torch.randn(2000, sum(CHANNELS))
+    also = (0.6 * unseen[:, 0].sign() + 0.6 * unseen[:, 4].sign()).exp()
+    error = fit(controller, _samples(slope, features, 0.1), _samples(also, unseen, 0.1))
     with torch.no_grad():
         found = controller.decoded(features)[..., -1]  # [N, 2]
         assert float(torch.corrcoef(torch.stack([found[:, 0], 0.6 * early]))[0, 1]) > 0.8
@@ -53,10 +55,26 @@ def test_nothing_is_learned_where_nothing_helps() -> None:
     features = torch.randn(200, sum(CHANNELS))
     controller = _controller()
     before = {name: t.clone() for name, t in controller.state_dict().items()}
-    fit(controller, Passed(features, torch.zeros(200).double(), torch.zeros(200).double()))
+    nothing = Passed(features, torch.zeros(200).double(), torch.zeros(200).double())
+    fit(controller, nothing, nothing)
     assert all(torch.equal(t, before[name]) for name, t in controller.state_dict().items())
     with torch.no_grad():
         assert close(difficulty(controller.decoded(features)), torch.ones(200, 2, 1))
+
+
+def test_what_does_not_hold_on_unseen_samples_is_shrunk() -> None:
+    """The network has learned from the samples: on these, what shows tells three times as much."""
+    torch.manual_seed(3)
+    seen, unseen = torch.randn(6000, sum(CHANNELS)), torch.randn(3000, sum(CHANNELS))
+    found = {}
+    for much in (0.9, 0.3):
+        controller = _controller()
+        samples = _samples((0.9 * seen[:, 0].sign()).exp(), seen, 0.1)
+        fit(controller, samples, _samples((much * unseen[:, 0].sign()).exp(), unseen, 0.1))
+        with torch.no_grad():
+            found[much] = float(controller.decoded(unseen)[..., -1].abs().mean())
+    assert found[0.9] == pytest.approx(0.9, abs=0.2)
+    assert found[0.3] == pytest.approx(0.3, abs=0.12)
 
 
 def test_samples_lose_what_the_network_loses() -> None:

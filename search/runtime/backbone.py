@@ -29,6 +29,7 @@ from autoprune.seeding import derive, seeded
 from autoprune.train_loop import TrainLoop
 
 _MEASURED, _ROWS = 1024, 9  # samples and rows of the table that says which knob gives which share
+_MARGIN = 0.005  # about the standard error of a difference on as many samples
 _SETTLED, _PARTS = 2048, 16  # samples of which norms see what knobs run, in parts of one knob each
 
 Decide = Callable[[Walk | TrainingWalk], Tensor]  # groups of every sample at the next stage, int64 [N] (1 to k)
@@ -222,7 +223,10 @@ class Backbone:
         return calibrate(RuntimePrunedNetwork(self.chain, controller), few, rows=_ROWS)
 
     def trust(self, controllers: Mapping[float, Controller]) -> float:
-        """The key of the controller that is right most often at the shares that are to be served."""
+        """The key of the controller that is right most often at the shares that are to be served.
+
+        It is the last one, what was known before, unless another is right for :data:`_MARGIN` more of the samples.
+        """
         if not self.settings.serve:
             return next(iter(controllers))
 
@@ -230,4 +234,6 @@ class Backbone:
             table = self.table(controller)
             return sum(table.accuracy(table.within(share)) for share in self.settings.serve)
 
-        return max(controllers, key=lambda trust: score(controllers[trust]))  # of equal ones the first
+        scores = {trust: score(controller) / len(self.settings.serve) for trust, controller in controllers.items()}
+        best, last = max(scores, key=lambda trust: scores[trust]), next(reversed(scores))
+        return best if scores[best] > scores[last] + _MARGIN else last

@@ -20,7 +20,7 @@ from autoprune.runtime import Chain, Controller
 from autoprune.runtime.controller import difficulty
 
 _EPOCHS, _BATCH, _LR, _DECAY = 12, 256, 1e-3, 1e-2
-_HELD_OUT = 0.1  # of the samples, that say when to stop
+_SHRUNK = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3, 0.2, 0.1)
 _OUTLIER = 2.0  # cross-entropy from which an error counts by its size, not its square
 
 Rows = Callable[[Tensor], Tensor]  # shares [N] -> actions near a path, int64 [N, m]
@@ -75,32 +75,40 @@ def passed(
     return Passed(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def fit(controller: Controller, samples: Passed) -> float:
-    """Teach ``controller``, in place, the difficulty of samples at every stage; the mean error on held-out samples.
+def fit(controller: Controller, samples: Passed, unseen: Passed) -> float:
+    """Teach ``controller``, in place, the difficulty of samples at every stage; the mean error on ``unseen``.
 
     At each stage the factor on the expected loss is fitted to the loss by Huber's criterion, with all that was seen so
-    far. The epoch stays that is best on held-out samples, none if none helps. Batches are drawn from torch's generator.
+    far. The epoch stays that is best on samples that neither controller nor network have learned from, none if none
+    helps, with the logarithm of the factor shrunk as far as is best for them: samples that the network has learned from
+    say too much. Batches are drawn from torch's generator.
     """
-    features, lost, expected = samples.features, samples.lost.float(), samples.expected.float()
-    held = max(1, int(len(lost) * _HELD_OUT))
     optimizer = torch.optim.AdamW(controller.parameters(), lr=_LR, weight_decay=_DECAY)
-
-    def error(rows: Tensor) -> Tensor:
-        factor = difficulty(controller.decoded(features[rows]))[..., 0]  # [N, m]
-        wanted = lost[rows, None].expand_as(factor)
-        return nn.functional.huber_loss(factor * expected[rows, None], wanted, delta=_OUTLIER)
-
-    def judged() -> float:
-        with torch.no_grad():
-            return float(error(torch.arange(held)))
-
-    best, kept = judged(), copy.deepcopy(controller.state_dict())
+    best, factor = _shrunk(controller, unseen)
+    kept = copy.deepcopy(controller.state_dict())
     for _ in range(_EPOCHS):
-        for rows in torch.split(held + torch.randperm(len(lost) - held), _BATCH):
+        for rows in torch.split(torch.randperm(len(samples.lost)), _BATCH):
             optimizer.zero_grad()
-            error(rows).backward()  # type: ignore[no-untyped-call]
+            said = controller.decoded(samples.features[rows])[..., -1:]
+            _error(said, samples.lost[rows], samples.expected[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        if (now := judged()) < best:
-            best, kept = now, copy.deepcopy(controller.state_dict())
+        if (now := _shrunk(controller, unseen))[0] < best:
+            (best, factor), kept = now, copy.deepcopy(controller.state_dict())
     controller.load_state_dict(kept)
+    with torch.no_grad():
+        for part in (controller.decoder.weight, controller.decoder.bias):
+            part[-1] *= factor
     return best
+
+
+def _error(said: Tensor, lost: Tensor, expected: Tensor) -> Tensor:
+    """Of the logarithm of the difficulty ``[N, m, 1]``."""
+    found = difficulty(said)[..., 0] * expected.float()[:, None]
+    return nn.functional.huber_loss(found, lost.float()[:, None].expand_as(found), delta=_OUTLIER)
+
+
+@torch.no_grad()
+def _shrunk(controller: Controller, unseen: Passed) -> tuple[float, float]:
+    """(the least error, the factor on the logarithm of the difficulty that gives it)."""
+    said = controller.decoded(unseen.features)[..., -1:]
+    return min((_error(factor * said, unseen.lost, unseen.expected).item(), factor) for factor in _SHRUNK)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CHECKPOINT, LOG, CURVES = "checkpoint", "log.jsonl", "curves.png"
 TRUSTS = (1.0, 0.5, 0.25, 0.0)  # the controller gets the best one
 SETTLED = 2048  # samples that the statistics of norms come from
-_MIDDLE = 0.5  # of the dense multiply-accumulates: what the loss of an episode is compared with
+_MIDDLE = 0.5  # of the dense multiply-accumulates: what is lost there is compared with when difficulty is fitted
 Progress = Callable[[dict[str, Any], int], None]
 
 
@@ -174,10 +174,11 @@ class _Course:
             controller.offsets.copy_(-self._pay.alpha * worth)
             controller.paid.copy_(torch.stack(paid))
             middle = path.at(torch.tensor([_MIDDLE])).round().long()[0]
-            samples = passed(
-                task.chain, task.data.train, along.rows, least, middle, worth, count=s.episodes, batch=s.envs
+            samples, unseen = (
+                passed(task.chain, split, along.rows, least, middle, worth, count=s.episodes, batch=s.envs)
+                for split in (task.data.train, task.data.calibration)
             )
-            error = fit(controller, samples)
+            error = fit(controller, samples, unseen)
         self.agent.begin(controller, pooled)
         return error
 
