@@ -95,8 +95,8 @@ class RuntimePrunedNetwork(nn.Module):
     def knob(self, value: float) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ChainError(f"the knob must be a finite number, but got {value!r}")
-        self._knob = float(value)
-        if self.chain.norms.knobs:
+        before, self._knob = getattr(self, "_knob", None), float(value)
+        if self.chain.norms.knobs and self._knob != before:
             self._compiled = None  # its norms are folded in
         self._bias = self._knob * torch.stack([self.controller.bias(s) for s in range(len(self.chain.stages))])
 

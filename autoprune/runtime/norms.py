@@ -62,9 +62,7 @@ class WidthNorms(nn.Module):
 
     def row(self, layer: str, action: int | None) -> tuple[Tensor, Tensor]:
         """(mean, variance) ``[C]`` under the action 1 to k that chooses; ``None`` those of the dense network."""
-        mean, var = self.rows(layer)
-        at = -1 if action is None else action - 1
-        return mean[at], var[at]
+        return _row(self.rows(layer), action)
 
     @torch.no_grad()
     def put(self, layer: str, action: int | None, mean: Tensor, var: Tensor) -> None:
@@ -132,6 +130,10 @@ class KnobNorms:
 
     def row(self, layer: str, action: int | None) -> tuple[Tensor, Tensor]:
         """As of :class:`WidthNorms`."""
-        mean, var = self.rows(layer)
-        at = -1 if action is None else action - 1
-        return mean[at], var[at]
+        return _row(self.rows(layer), action)
+
+
+def _row(rows: tuple[Tensor, Tensor], action: int | None) -> tuple[Tensor, Tensor]:
+    mean, var = rows
+    at = -1 if action is None else action - 1
+    return mean[at], var[at]

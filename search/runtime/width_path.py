@@ -14,11 +14,11 @@ from autoprune.data import Split
 from autoprune.errors import ChainError
 from autoprune.evaluation import checked_logits
 from autoprune.runtime import Chain
+from autoprune.search.runtime.judging import Table, judge
 
 SPREAD = 0.08  # standard deviation of actions around a path, over the number of groups
 _SAMPLES = 512  # that losses are measured on
 _MEASURED, _ROWS = 2048, 9  # samples and rows that say what is lost along the path
-_BATCH = 256
 _LEAST = 1e-4  # added loss of a group: what costs nothing goes in the order of its multiply-accumulates
 
 
@@ -136,16 +136,9 @@ class WidthPath:
         return replace(found, below=max(below, float(found.slope(torch.tensor([begin])))))
 
 
-@torch.no_grad()
 def _loss(chain: Chain, row: Tensor, split: Split, samples: int) -> float:
     """Mean cross-entropy under one row of actions, with the statistics that are stored."""
-    few, summed = split.subset(slice(0, samples)), 0.0
-    for at in range(0, len(few), _BATCH):
-        part = few.subset(slice(at, at + _BATCH))
-        y = part.y.cpu()
-        logits = checked_logits(chain(part.inputs(slice(0, len(part))), row, "sliced").cpu(), y)
-        summed += float(nn.functional.cross_entropy(logits.double(), y, reduction="sum"))
-    return summed / len(few)
+    return float(judge(chain, split.subset(slice(0, samples)), Table(row)).losses.mean())
 
 
 @torch.no_grad()
