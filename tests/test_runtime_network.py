@@ -213,7 +213,7 @@ def _damage(folder: Path, **fields: object) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"version": 9}, "version 9, but this release reads version 3"),
+        ({"version": 9}, "version 9, but this release reads version 4"),
         ({"groups": "4"}, "field 'groups' is missing or not what it must be"),
         ({"digest": "0"}, r"its SHA-256 differs"),
         ({"gates": ["conv3.0"]}, "a controller of 1 stages needs as many prices"),

@@ -10,14 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime_networks import zoo
+from runtime_networks import close, zoo
 from runtime_toy import GROUPS, toy_path, toy_task
 from torch import nn
 
 from autoprune.errors import ChainError
-from autoprune.search.runtime import width_path as module
 from autoprune.search.runtime.backbone import Along
-from autoprune.search.runtime.width_path import Curve, WidthPath, _down, sensitivities
+from autoprune.search.runtime.judging import Table, judge
+from autoprune.search.runtime.width_path import Curve, Losses, WidthPath, _down, sensitivities
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,17 +70,10 @@ def test_training_goes_along_the_path() -> None:
     stages = len(chain.stages)
     middle = [1 + chain.groups // 2] * stages
     path = WidthPath(chain, torch.tensor([[1] * stages, middle, [chain.groups] * stages]))
-    torch.manual_seed(0)
-    along = Along(chain, path)
-    actions = along.rows(path.shares[1:2].repeat(4000))
-    decide = along.start(float(path.shares[1]), 3)
-    together = torch.stack([decide(SimpleNamespace(stage=s)) for s in range(stages)], 1)  # type: ignore[arg-type]
-    assert together.shape == (3, stages)
-    assert bool((together == together[0]).all())
-    assert actions.double().mean(0).tolist() == pytest.approx(middle, abs=0.05)
-    assert int(actions.min()) >= 1
-    assert int(actions.max()) <= chain.groups
-    assert actions.unique().numel() > 1
+    for share, row in ((float(path.shares[1]), middle), (0.0, [1] * stages), (1.0, [chain.groups] * stages)):
+        decide = Along(path).start(share, 3)
+        together = torch.stack([decide(SimpleNamespace(stage=s)) for s in range(stages)], 1)  # type: ignore[arg-type]
+        assert together.tolist() == [row] * 3
 
 
 @settings(deadline=None, max_examples=30)
@@ -96,7 +89,8 @@ def test_a_controller_that_scores_by_what_actions_are_worth_goes_along_the_path(
         rows += [row] if row != rows[-1] else []
     path = WidthPath(task.chain, torch.tensor(rows))
     prices = (0.7, 1.3)
-    worth = path.worth(task.chain, task.data.calibration, prices)
+    curve = path.curve(path.losses(task.chain, task.data.calibration))
+    worth = path.worth(curve, prices)
     assert not worth[:, -1].any()
     assert bool((worth.diff(dim=1) <= 0).all())
     groups = torch.arange(GROUPS, dtype=torch.float64)
@@ -112,19 +106,20 @@ def test_a_controller_that_scores_by_what_actions_are_worth_goes_along_the_path(
 
 def test_what_actions_are_worth_adds_up_to_the_losses_along_the_path() -> None:
     """Where the losses fall by an exponential in the share, they are found again."""
-    task = toy_task(6)
-    path = toy_path(task)
-    chain: Any = task.chain
-    with pytest.MonkeyPatch.context() as patch:
-        share = lambda row: float(chain.macs(row)) / chain.dense_macs  # noqa: E731
-        patch.setattr(module, "_loss", lambda chain, row, split, samples: 0.3 + 2 * math.exp(-3 * share(row)))
-        curve = path._curve(chain, task.data.calibration, 8, 0.0)
-        assert (curve.fall, curve.steepness) == (pytest.approx(2, rel=0.05), pytest.approx(3, rel=0.05))
-        worth = path.worth(chain, task.data.calibration, (1.0, 1.0))
-        least = float(path.shares[0])
-        assert float(worth[:, 0].sum()) == pytest.approx(2 * (math.exp(-3 * least) - math.exp(-3)), rel=0.3)
-        steep = path._curve(chain, task.data.calibration, 8, 0.6)
-        slope = steep.slope(torch.tensor([least, 0.5, 0.6, 0.9, 1.0], dtype=torch.float64))
+    path = toy_path(toy_task(6))
+    least = float(path.shares[0])
+
+    def falling(begin: float) -> Losses:
+        shares = torch.linspace(begin, 1.0, 9, dtype=torch.float64)
+        along = 0.3 + 2 * (-3 * shares)[:, None].exp() + torch.tensor([-0.1, 0.0, 0.1])  # of three samples
+        return Losses(begin, shares, along, torch.full((3,), 0.3 + 2 * math.exp(-3 * least)).double())
+
+    curve = path.curve(falling(least))
+    assert (curve.fall, curve.steepness) == (pytest.approx(2, rel=0.05), pytest.approx(3, rel=0.05))
+    worth = path.worth(curve, (1.0, 1.0))
+    assert float(worth[:, 0].sum()) == pytest.approx(2 * (math.exp(-3 * least) - math.exp(-3)), rel=0.3)
+    steep = path.curve(falling(0.6))
+    slope = steep.slope(torch.tensor([least, 0.5, 0.6, 0.9, 1.0], dtype=torch.float64))
     assert bool((slope.diff() < 0).all())
     lost = 2 * (math.exp(-3 * least) - math.exp(-3 * 0.6))
     assert steep.below == pytest.approx(lost / (0.6 - least), rel=0.3)
@@ -135,3 +130,16 @@ def test_only_what_was_measured_below_the_least_share_counts_there() -> None:
     found = curve.slope(torch.tensor([0.2, 0.4, 0.5], dtype=torch.float64))
     assert found.tolist() == pytest.approx([7.0, 7.0, 2 * math.exp(-1)], abs=0.01)
     assert float(found[0]) > float(found[1])
+
+
+def test_losses_along_the_path_are_those_of_its_rows() -> None:
+    task = toy_task(6)
+    path = toy_path(task)
+    found = path.losses(task.chain, task.data.calibration, 0.6, 12)
+    few = task.data.calibration.subset(slice(0, 12))
+    assert float(found.shares[0]) == pytest.approx(0.6, abs=0.25)
+    assert float(found.shares[-1]) == 1.0
+    assert close(found.along[-1], judge(task.chain, few, Table(torch.full((len(task),), GROUPS))).losses)
+    assert close(found.first, judge(task.chain, few, Table(torch.ones(len(task)).long())).losses)
+    right = task.chain(few.inputs(slice(0, 12)), torch.ones(len(task)).long()).softmax(1)
+    assert close(found.errors.first, 1 - right[torch.arange(12), few.y].double(), 1e-6)

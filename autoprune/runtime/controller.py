@@ -6,7 +6,8 @@ scores of the k actions at every stage.
 
 Beside these the decoder says how hard the sample looks so far, one number at every stage, with which all that is
 expected of the actions at the stage grows or shrinks: a hard sample loses more by a smaller action than a sample of
-average difficulty. So one number moves a sample along all stages, where k numbers a stage have each to be learned.
+average difficulty. So one number moves a sample along all stages, where k numbers a stage have each to be learned. What
+first stages see says less of a sample than what last ones see, so how much is made of that number differs by stage.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Controller(nn.Module):
         prices: what a further group costs at each stage, in units of the knob.
         offsets: ``[m, k]``, part of the scores of a sample of average difficulty; zeros at first.
         paid: ``[m, k]``, part of the scores of every sample, however difficult; zeros at first.
+        reliance: ``[m]``, the power of the difficulty that counts at each stage; ones at first.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Controller(nn.Module):
         self.decoder = nn.Linear(hidden, groups + 1)  # the last is the logarithm of the difficulty
         self.offsets: Tensor
         self.paid: Tensor
+        self.reliance: Tensor
         for name in ("offsets", "paid"):
             self.register_buffer(name, torch.zeros(len(channels), groups))
+        self.register_buffer("reliance", torch.ones(len(channels)))
 
     @property
     def width(self) -> int:
@@ -102,7 +106,8 @@ class Controller(nn.Module):
             state: from the stage before.
         """
         state = self._next(stage, pooled, state)
-        return composed(self.decoder(state), self.offsets[stage], self.paid[stage]), state
+        known = (self.offsets[stage], self.paid[stage], self.reliance[stage])
+        return composed(self.decoder(state), *known), state
 
     def _next(self, stage: int, pooled: Tensor, state: Tensor) -> Tensor:
         encoder = self.encoders[stage]
@@ -147,7 +152,7 @@ class Controller(nn.Module):
         Args:
             features: ``[N, width]``, the pooled channels of all stages side by side.
         """
-        return composed(self.decoded(features), self.offsets, self.paid)
+        return composed(self.decoded(features), self.offsets, self.paid, self.reliance[:, None])
 
     def decoded(self, features: Tensor) -> Tensor:
         """What the decoder gives, ``[N, m, k + 1]``, at all stages of stored episodes; see :meth:`scores`."""
@@ -193,15 +198,15 @@ class Controller(nn.Module):
         return reads.sum(1) * self.code + len(self.channels) * stage
 
 
-def composed(decoded: Tensor, offsets: Tensor, paid: Tensor) -> Tensor:
-    """Scores ``[..., k]`` from what the decoder gives, ``[..., k + 1]``, and :attr:`Controller.offsets` and
-    :attr:`Controller.paid`, which broadcast."""
-    return decoded[..., :-1] + offsets * difficulty(decoded) + paid
+def composed(decoded: Tensor, offsets: Tensor, paid: Tensor, reliance: Tensor) -> Tensor:
+    """Scores ``[..., k]`` from what the decoder gives, ``[..., k + 1]``, and :attr:`Controller.offsets`,
+    :attr:`Controller.paid` and :attr:`Controller.reliance` (``[..., 1]``), which broadcast."""
+    return decoded[..., :-1] + offsets * difficulty(decoded, reliance) + paid
 
 
-def difficulty(decoded: Tensor) -> Tensor:
-    """``[..., 1]``, 1 for a sample like most others, from what the decoder gives, ``[..., k + 1]``."""
-    return decoded[..., -1:].clamp(-HARDEST, HARDEST).exp()
+def difficulty(decoded: Tensor, reliance: Tensor | float = 1.0) -> Tensor:
+    """``[..., 1]`` from what the decoder gives, ``[..., k + 1]``, to the power of ``reliance``, which broadcasts."""
+    return (reliance * decoded[..., -1:]).clamp(-HARDEST, HARDEST).exp()
 
 
 def checked_prices(prices: Sequence[float] | None, stages: int) -> tuple[float, ...]:

@@ -30,6 +30,7 @@ class OneSample:
         self.biases = [_numpy(bias + into @ e.bias.detach().cpu()) for e in encoders]
         self.decoder, self.constants = _numpy(controller.decoder.weight), _numpy(controller.decoder.bias)
         self.offsets, self.paid = _numpy(controller.offsets), _numpy(controller.paid)
+        self.reliance = controller.reliance.tolist()
         self.code, self.hidden = controller.code, controller.hidden
         self._encoders = [e.weight.detach().cpu().clone() for e in encoders]
         self._packed: dict[tuple[int, int], Floats] = {}
@@ -94,7 +95,7 @@ class Deciding:
         state += new
         decoded: Floats = dot(weights.decoder, state)
         decoded += weights.constants
-        difficulty = math.exp(min(max(float(decoded[-1]), -HARDEST), HARDEST))
+        difficulty = math.exp(min(max(weights.reliance[stage] * float(decoded[-1]), -HARDEST), HARDEST))
         found: Floats = decoded[:-1] + weights.offsets[stage] * difficulty + weights.paid[stage] + bias
         return found
 

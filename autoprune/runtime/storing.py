@@ -20,7 +20,7 @@ from autoprune.runtime.network import RuntimePrunedNetwork
 from autoprune.runtime.table import KnobTable
 from autoprune.tensors import named_tensors, put_tensors, read_tensors, tensors_digest
 
-VERSION = 3
+VERSION = 4
 _FIELDS: dict[str, Any] = {
     "factory": str,
     "options": dict,

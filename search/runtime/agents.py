@@ -72,8 +72,8 @@ class Agent:
         policy.pi_features_extractor.encoders.load_state_dict(controller.encoders.state_dict())
         policy.lstm_actor.cell.load_state_dict(controller.core.state_dict())
         policy.action_net.load_state_dict(controller.decoder.state_dict())
-        policy.offsets.copy_(controller.offsets)
-        policy.paid.copy_(controller.paid)
+        for name, known in controller.named_buffers():
+            getattr(policy, name).copy_(known)
 
     @torch.no_grad()
     def controller(self, trust: float | None = None) -> Controller:
@@ -97,8 +97,8 @@ class Agent:
             found.decoder.load_state_dict(policy.action_net.state_dict())
             for part in (found.decoder.weight, found.decoder.bias):
                 part[:-1] *= policy.temperature
-            found.offsets.copy_(policy.offsets)
-            found.paid.copy_(policy.paid)
+            for name, known in found.named_buffers():
+                known.copy_(getattr(policy, name))
         return found.eval().requires_grad_(False)
 
     def learn(self, seed: int) -> None:

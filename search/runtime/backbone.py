@@ -24,7 +24,7 @@ from autoprune.runtime import (
 )
 from autoprune.search.runtime.judging import Greedy, judge
 from autoprune.search.runtime.settings import RuntimeSettings
-from autoprune.search.runtime.width_path import SPREAD, WidthPath
+from autoprune.search.runtime.width_path import WidthPath
 from autoprune.seeding import derive, seeded
 from autoprune.train_loop import TrainLoop
 
@@ -43,22 +43,15 @@ class Serving(Protocol):
 
 
 class Along:
-    """Near the widths of a path: all samples of a batch have one row of actions, which varies by chance around those at
-    the share."""
+    """The widths of a path, and no others: all samples of a batch have the row of actions at the share."""
 
-    def __init__(self, chain: Chain, path: WidthPath) -> None:
-        self._groups, self._path = chain.groups, path
+    def __init__(self, path: WidthPath) -> None:
+        self._path = path
 
     def start(self, share: float, size: int) -> Decide:
-        """A row around the path at the share."""
-        row = self.rows(torch.tensor([share], dtype=torch.float64))[0]
+        """The row at the share."""
+        row = self._path.row(share)
         return lambda walk: row[walk.stage].expand(size)
-
-    def rows(self, shares: Tensor) -> Tensor:
-        """Int64 ``[N, m]``, drawn from torch's generator."""
-        widths = self._path.at(shares)
-        near = widths + SPREAD * self._groups * torch.randn(widths.shape)
-        return near.round().long().clamp(1, self._groups)
 
 
 class Greedily:
@@ -166,7 +159,7 @@ class Backbone:
         Raises:
             TrainingDiverged: a loss or a weight that is not finite.
         """
-        along = Along(self.chain, self.path)
+        along = Along(self.path)
         loss = self._train(along, self.settings.prepare_steps)
         self.settle(along)
         return loss

@@ -1,14 +1,16 @@
 """How hard a sample looks, learned before any decision is: from what it loses along a path of widths.
 
-A decision at one stage changes the loss of a sample by far less than chance does, so that telling hard samples from
-easy ones by single decisions takes very many episodes. Where all stages are narrow together the loss changes by much,
-and one number a sample is enough to say by how much: the factor on what is lost on average.
+A decision at one stage changes what a sample loses by far less than chance does, so that telling hard samples from easy
+ones by single decisions takes very many episodes. Where all stages are narrow together it changes by much, and one
+number a sample is enough to say by how much: the factor on what is lost on average.
+
+What is lost is the chance of the right class. A cross-entropy would make most of samples that are wrong at any width,
+which is where further groups are wasted.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +20,10 @@ from autoprune.data import Split
 from autoprune.evaluation import checked_logits
 from autoprune.runtime import Chain, Controller
 from autoprune.runtime.controller import difficulty
+from autoprune.search.runtime.width_path import WidthPath, error
 
 _EPOCHS, _BATCH, _LR, _DECAY = 12, 256, 1e-3, 1e-2
-_SHRUNK = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3, 0.2, 0.1)
-_OUTLIER = 2.0  # cross-entropy from which an error counts by its size, not its square
-
-Rows = Callable[[Tensor], Tensor]  # shares [N] -> actions near a path, int64 [N, m]
+_POWERS = tuple(at / 10 for at in range(13))  # of the difficulty, that may count at a stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +31,13 @@ class Passed:
     """What samples showed and lost.
 
     Attributes:
+        index: int64 ``[N]``, places of the samples in their split.
         features: ``[N, width]``, pooled channels of all stages.
-        lost: ``[N]``, cross-entropy less that of the same sample under a common row of actions.
+        lost: ``[N]``, chance of a wrong class less that of the same sample under a common row of actions.
         expected: ``[N]``, the same for a sample of average difficulty.
     """
 
+    index: Tensor
     features: Tensor
     lost: Tensor
     expected: Tensor
@@ -43,24 +45,25 @@ class Passed:
 
 @torch.no_grad()
 def passed(
-    chain: Chain, split: Split, rows: Rows, least: float, middle: Tensor, worth: Tensor, *, count: int, batch: int
+    chain: Chain, split: Split, path: WidthPath, least: float, middle: Tensor, worth: Tensor, *, count: int, batch: int
 ) -> Passed:
     """Run ``count`` samples at shares from ``least`` to 1 of the multiply-accumulates, drawn from torch's generator.
 
     Args:
         chain: the network.
         split: samples.
-        rows: actions near a path.
+        path: of widths, whose rows they run.
         least: the smallest share.
         middle: int64 ``[m]``, the actions that are compared with.
-        worth: ``[m, k]``, see :meth:`autoprune.search.runtime.width_path.WidthPath.worth`.
-        count: samples, each of them at most once.
+        worth: ``[m, k]``, see :meth:`autoprune.search.runtime.width_path.WidthPath.worth`, of chances of error.
+        count: samples, each of them again only after all others.
         batch: that go through the network together.
     """
     stage = torch.arange(len(chain.stages))
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for index in torch.split(torch.randperm(len(split))[:count], batch):
-        actions = rows(least + (1 - least) * torch.rand(len(index), dtype=torch.float64))
+    found: list[tuple[Tensor, ...]] = []
+    order = torch.cat([torch.randperm(len(split)) for _ in range(-(-count // len(split)))])
+    for index in torch.split(order[:count], batch):
+        actions = path.taken(least + (1 - least) * torch.rand(len(index), dtype=torch.float64))
         x, y = split.inputs(index), split.y[index].cpu()
         walk, pooled = chain.begin(x), []
         while not walk.done:
@@ -71,44 +74,71 @@ def passed(
             for logits in (walk.output, chain(x, middle, "sliced"))
         ]
         expected = worth[stage, actions - 1].sum(1) - worth[stage, middle - 1].sum()
-        found.append((torch.cat(pooled, 1), losses[0] - losses[1], expected))
+        found.append((index, torch.cat(pooled, 1), error(losses[0]) - error(losses[1]), expected))
     return Passed(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def fit(controller: Controller, samples: Passed, unseen: Passed) -> float:
-    """Teach ``controller``, in place, the difficulty of samples at every stage; the mean error on ``unseen``.
+    """Teach ``controller``, in place, the difficulty of samples at every stage; the mean squared error on ``unseen``.
 
-    At each stage the factor on the expected loss is fitted to the loss by Huber's criterion, with all that was seen so
-    far. The epoch stays that is best on samples that neither controller nor network have learned from, none if none
-    helps, with the logarithm of the factor shrunk as far as is best for them: samples that the network has learned from
-    say too much. Batches are drawn from torch's generator.
+    At each stage the factor on the expected loss is fitted to the loss by least squares, with all that was seen so far.
+    The epoch stays that is best on samples that neither controller nor network have learned from, none if none helps.
+    They also say how much is made of the difficulty at each stage: the least power of it that is as good as the best
+    within a standard error (L. Breiman et al., "Classification and Regression Trees", 1984). At each stage its mean
+    becomes 1, so that samples of average difficulty stay on the path. Batches are drawn from torch's generator.
     """
     optimizer = torch.optim.AdamW(controller.parameters(), lr=_LR, weight_decay=_DECAY)
-    best, factor = _shrunk(controller, unseen)
+    best = _Powers(controller, unseen)
     kept = copy.deepcopy(controller.state_dict())
     for _ in range(_EPOCHS):
         for rows in torch.split(torch.randperm(len(samples.lost)), _BATCH):
             optimizer.zero_grad()
             said = controller.decoded(samples.features[rows])[..., -1:]
-            _error(said, samples.lost[rows], samples.expected[rows]).backward()  # type: ignore[no-untyped-call]
+            found = difficulty(said)[..., 0] * samples.expected[rows].float()[:, None]
+            (found - samples.lost[rows].float()[:, None]).square().mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        if (now := _shrunk(controller, unseen))[0] < best:
-            (best, factor), kept = now, copy.deepcopy(controller.state_dict())
+        now = _Powers(controller, unseen)
+        if now.error < best.error:
+            best, kept = now, copy.deepcopy(controller.state_dict())
     controller.load_state_dict(kept)
-    with torch.no_grad():
-        for part in (controller.decoder.weight, controller.decoder.bias):
-            part[-1] *= factor
-    return best
+    if bool(controller.decoder.weight[-1].any()):
+        best.put(controller)
+    return best.error
 
 
-def _error(said: Tensor, lost: Tensor, expected: Tensor) -> Tensor:
-    """Of the logarithm of the difficulty ``[N, m, 1]``."""
-    found = difficulty(said)[..., 0] * expected.float()[:, None]
-    return nn.functional.huber_loss(found, lost.float()[:, None].expand_as(found), delta=_OUTLIER)
+class _Powers:
+    """What is made of the difficulties that a controller says, each stage on its own.
+
+    Attributes:
+        error: mean over stages of the squared error with the best power.
+    """
+
+    @torch.no_grad()
+    def __init__(self, controller: Controller, unseen: Passed) -> None:
+        powers = torch.tensor(_POWERS)
+        said = controller.decoded(unseen.features)[..., -1:]  # [N, m, 1]
+        factors = difficulty(said, powers).double()  # [N, m, P]
+        found = factors * unseen.expected[:, None, None]
+        scale = (found * unseen.lost[:, None, None]).sum(0) / found.square().sum(0).clamp(min=1e-12)
+        errors = (scale * found - unseen.lost[:, None, None]).square()
+        means = errors.mean(0)  # [m, P]
+        best = means.argmin(1)
+        more = errors - errors.gather(2, best.expand(len(errors), -1)[..., None])  # than with the best power
+        close = means - means.amin(1, keepdim=True) <= _deviation(more, unseen.index)
+        least = close.long().argmax(1)
+        at = torch.arange(len(least))
+        self._reliance, self._usual = powers[least], factors.mean(0)[at, least]
+        self.error = float(means.amin(1).mean())
+
+    def put(self, controller: Controller) -> None:
+        """They are what counts from now on."""
+        with torch.no_grad():
+            controller.reliance.copy_(self._reliance)
+            controller.offsets.div_(self._usual[:, None])
 
 
-@torch.no_grad()
-def _shrunk(controller: Controller, unseen: Passed) -> tuple[float, float]:
-    """(the least error, the factor on the logarithm of the difficulty that gives it)."""
-    said = controller.decoded(unseen.features)[..., -1:]
-    return min((_error(factor * said, unseen.lost, unseen.expected).item(), factor) for factor in _SHRUNK)
+def _deviation(values: Tensor, index: Tensor) -> Tensor:
+    """Standard error of the mean over the first dimension, whose rows with the same index come from the same sample."""
+    about = values - values.mean(0)
+    sums = torch.zeros(int(index.max()) + 1, *values.shape[1:], dtype=values.dtype).index_add_(0, index, about)
+    return sums.square().sum(0).sqrt() / len(values)

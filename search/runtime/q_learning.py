@@ -15,8 +15,9 @@ from autoprune.runtime import Controller
 from autoprune.search.runtime.memory import EpisodeMemory
 from autoprune.search.runtime.settings import RuntimeSettings
 from autoprune.search.runtime.vecenv import RuntimeVecEnv
-from autoprune.search.runtime.width_path import SPREAD, WidthPath
+from autoprune.search.runtime.width_path import WidthPath
 
+_SPREAD = 0.08  # standard deviation of random actions around the path, over the number of groups
 _APART = 0.1  # of the random actions, that do not follow the path
 _SWING = 0.7  # of the logarithm of the price at which an episode is greedy: mostly half to twice the penalty
 
@@ -119,7 +120,7 @@ class RuntimeDQN(DQN):
     @staticmethod
     def _random(widths: Any, k: int) -> Any:
         """Random actions ``[N]`` (from 0), most of them near ``widths`` (from 1)."""
-        near = np.clip(np.rint(np.random.normal(widths - 1, SPREAD * k)), 0, k - 1).astype(np.int64)
+        near = np.clip(np.rint(np.random.normal(widths - 1, _SPREAD * k)), 0, k - 1).astype(np.int64)
         return np.where(np.random.random(len(near)) < _APART, np.random.randint(0, k, len(near)), near)
 
     @torch.no_grad()

@@ -70,11 +70,12 @@ class RecurrentControllerPolicy(RecurrentActorCriticPolicy):
 
     Attributes:
         temperature: difference of two scores at which one action is e times as likely as the other.
-        offsets, paid: ``[m, k]``, those of the controller.
+        offsets, paid, reliance: those of the controller.
     """
 
     offsets: Tensor
     paid: Tensor
+    reliance: Tensor
 
     def __init__(self, *given: Any, shape: dict[str, Any], temperature: float, **named: Any) -> None:
         """``shape`` is what :class:`~autoprune.runtime.Controller` takes."""
@@ -89,15 +90,15 @@ class RecurrentControllerPolicy(RecurrentActorCriticPolicy):
         core: Any = Core(shape["code"], shape["hidden"])
         self.lstm_actor, self.temperature = core, temperature
         self.action_net = nn.Linear(shape["hidden"], shape["groups"] + 1)
-        for name in ("offsets", "paid"):
-            self.register_buffer(name, torch.zeros(len(shape["channels"]), shape["groups"]))
+        for name, known in Controller(**shape).named_buffers():
+            self.register_buffer(name, known)
         fresh: Any = self.optimizer_class
         self.optimizer = fresh(self.parameters(), lr=given[2](1), **self.optimizer_kwargs)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
         encoder: Any = self.pi_features_extractor  # it has seen the same observations just before
-        known = (part[encoder.stages] / self.temperature for part in (self.offsets, self.paid))
-        logits = composed(self.action_net(latent_pi), *known)
+        offsets, paid = (part[encoder.stages] / self.temperature for part in (self.offsets, self.paid))
+        logits = composed(self.action_net(latent_pi), offsets, paid, self.reliance[encoder.stages, None])
         return self.action_dist.proba_distribution(action_logits=logits)
 
 

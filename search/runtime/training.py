@@ -14,7 +14,6 @@ import torch
 from autoprune.envs.runtime_task import check_finite
 from autoprune.files import write_text
 from autoprune.runtime import RuntimePrunedNetwork, calibrate, save_runtime, settle
-from autoprune.search.runtime.backbone import Along
 from autoprune.search.runtime.difficulty import fit, passed
 from autoprune.search.runtime.judging import Greedy, Table, judge
 from autoprune.search.runtime.settings import RuntimeSettings
@@ -164,18 +163,19 @@ class _Course:
     def _begin(self) -> float:
         """What is known before the first decision is learned; the error of the fitted difficulty."""
         task, path, s = self.task, self.backbone.path, self.settings
-        along, pooled = Along(task.chain, path), _whole(task)
+        pooled = _whole(task)
         least = max(float(path.shares[0]), s.serve[0] if s.serve else 0.0)
         with seeded(s.seed, "begin"):
             controller = self.agent.fresh()
-            worth = path.worth(task.chain, task.data.calibration, controller.prices, least=least)
+            losses = path.losses(task.chain, task.data.calibration, least)
+            worth, chance = (path.worth(path.curve(found), controller.prices) for found in (losses, losses.errors))
             paid = [s.penalty * controller.bias(stage) for stage in range(len(task.chain.stages))]
             controller.standardise(pooled)
             controller.offsets.copy_(-self._pay.alpha * worth)
             controller.paid.copy_(torch.stack(paid))
-            middle = path.at(torch.tensor([_MIDDLE])).round().long()[0]
+            middle = path.row(_MIDDLE)
             samples, unseen = (
-                passed(task.chain, split, along.rows, least, middle, worth, count=s.episodes, batch=s.envs)
+                passed(task.chain, split, path, least, middle, chance, count=s.episodes, batch=s.envs)
                 for split in (task.data.train, task.data.calibration)
             )
             error = fit(controller, samples, unseen)

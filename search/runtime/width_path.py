@@ -16,7 +16,6 @@ from autoprune.evaluation import checked_logits
 from autoprune.runtime import Chain
 from autoprune.search.runtime.judging import Table, judge
 
-SPREAD = 0.08  # standard deviation of actions around a path, over the number of groups
 _SAMPLES = 512  # that losses are measured on
 _MEASURED, _ROWS = 2048, 9  # samples and rows that say what is lost along the path
 _LEAST = 1e-4  # added loss of a group: what costs nothing goes in the order of its multiply-accumulates
@@ -41,6 +40,33 @@ class Curve:
         """What the loss falls by for a share of the multiply-accumulates, at ``shares``; it never grows."""
         above = self.fall * self.steepness * (-self.steepness * shares).exp()
         return torch.where(shares < self.least, self.below * (1 + _LEAST * (self.least - shares)), above)
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """What samples lose along a path, with the statistics of norms that are stored.
+
+    Attributes:
+        begin: share from which it is measured.
+        shares: ``[R]`` float64, those of the rows that are measured.
+        along: float64 ``[R, N]``, cross-entropies there.
+        first: float64 ``[N]``, those at the least of the path.
+    """
+
+    begin: float
+    shares: Tensor
+    along: Tensor
+    first: Tensor
+
+    @property
+    def errors(self) -> Losses:
+        """The chance of any but the right class in place of the cross-entropy."""
+        return replace(self, along=error(self.along), first=error(self.first))
+
+
+def error(losses: Tensor) -> Tensor:
+    """The chance of any but the right class, from cross-entropies."""
+    return 1 - (-losses).exp()
 
 
 class WidthPath:
@@ -88,28 +114,45 @@ class WidthPath:
         columns = [np.interp(wanted, known, column) for column in self.rows.double().T.numpy()]
         return torch.from_numpy(np.stack(columns, 1))
 
-    def worth(
-        self, chain: Chain, split: Split, prices: Sequence[float], *, least: float = 0.0, samples: int = _MEASURED
-    ) -> Tensor:
-        """``[m, k]`` float64: the loss that each action of a stage adds on average, 0 for all groups.
+    def taken(self, shares: Tensor) -> Tensor:
+        """Whole widths ``[N, m]`` next to those at ``shares`` ``[N]``, int64."""
+        return self.at(shares).round().long()
 
-        It is such that a controller that scores by it alone takes the rows of the path, one after the other, as its
-        knob is turned, and that along the path it adds up to the losses that are measured there.
+    def row(self, share: float) -> Tensor:
+        """Whole widths ``[m]`` next to those at one share, int64."""
+        return self.taken(torch.tensor([share], dtype=torch.float64))[0]
+
+    def losses(self, chain: Chain, split: Split, least: float = 0.0, samples: int = _MEASURED) -> Losses:
+        """What the samples lose along the path, as the network is trained now.
 
         Args:
             chain: as trained.
-            split: where losses are measured.
-            prices: what a further group costs at each stage, in units of the knob.
-            least: share from which the curve of losses is measured closely; below it, where the network may not have
-                been trained, only the loss at the end of the path is.
+            split: samples.
+            least: share from which losses are measured closely; below it, where the network may not have been trained,
+                only those at the end of the path are.
             samples: of the split.
         """
-        curve = self._curve(chain, split, samples, least)
+        begin = min(max(float(self.shares[0]), least), 1.0)
+        rows = self.taken(torch.linspace(begin, 1.0, _ROWS, dtype=torch.float64))
+        few = split.subset(slice(0, samples))
+        first, *found = (judge(chain, few, Table(row)).losses for row in (self.rows[0], *rows))
+        return Losses(begin, chain.macs(rows).double() / chain.dense_macs, torch.stack(found), first)
+
+    def worth(self, curve: Curve, prices: Sequence[float]) -> Tensor:
+        """``[m, k]`` float64: the loss that each action of a stage adds on average, 0 for all groups.
+
+        It is such that a controller that scores by it alone takes the rows of the path, one after the other, as its
+        knob is turned, and that along the path it adds up to the losses that were measured there.
+
+        Args:
+            curve: of the losses along the path.
+            prices: what a further group costs at each stage, in units of the knob.
+        """
         price = torch.tensor(list(prices), dtype=torch.float64)
         moved = self.rows.diff(dim=0).double()  # [R - 1, m]
         middle = (self.shares[1:] + self.shares[:-1]) / 2
         knobs = curve.slope(middle) * (self.shares[-1] - self.shares[0]) / (moved @ price).sum()
-        found = torch.zeros(len(price), chain.groups, dtype=torch.float64)
+        found = torch.zeros(len(price), int(self.rows[-1, 0]), dtype=torch.float64)
         for row, more, knob in zip(self.rows, moved.long(), knobs, strict=False):
             for stage in more.nonzero()[:, 0].tolist():
                 low, step = int(row[stage]), float(knob * price[stage])
@@ -117,28 +160,21 @@ class WidthPath:
                 found[stage, : len(groups)] += step * (low + int(more[stage]) - groups.clamp(min=low))
         return found
 
-    def _curve(self, chain: Chain, split: Split, samples: int, least: float) -> Curve:
-        """By least squares over rows of the path."""
-        begin = min(max(float(self.shares[0]), least), 1.0)
-        rows = self.at(torch.linspace(begin, 1.0, _ROWS, dtype=torch.float64)).round().long()
-        losses = np.array([_loss(chain, row, split, samples) for row in rows])
-        shares = chain.macs(rows).double().numpy() / chain.dense_macs
+    def curve(self, losses: Losses) -> Curve:
+        """By least squares over the rows that were measured."""
+        shares, means = losses.shares.numpy(), losses.along.mean(1).numpy()
         best = (np.inf, 0.0, 1.0)
         for steepness in np.geomspace(0.5, 40, 60):
             falling = np.exp(-steepness * shares)
-            about, losses_about = falling - falling.mean(), losses - losses.mean()
+            about, losses_about = falling - falling.mean(), means - means.mean()
             fall = max(float(about @ losses_about / max(about @ about, 1e-12)), 0.0)
             best = min(best, (float(np.square(losses_about - fall * about).sum()), fall, float(steepness)))
+        begin, least = losses.begin, float(self.shares[0])
         found = Curve(max(best[1], _LEAST), best[2], begin, 0.0)
-        if begin <= float(self.shares[0]):
+        if begin <= least:
             return found
-        below = (_loss(chain, self.rows[0], split, samples) - losses[0]) / (begin - float(self.shares[0]))
+        below = (float(losses.first.mean()) - float(means[0])) / (begin - least)
         return replace(found, below=max(below, float(found.slope(torch.tensor([begin])))))
-
-
-def _loss(chain: Chain, row: Tensor, split: Split, samples: int) -> float:
-    """Mean cross-entropy under one row of actions, with the statistics that are stored."""
-    return float(judge(chain, split.subset(slice(0, samples)), Table(row)).losses.mean())
 
 
 @torch.no_grad()
