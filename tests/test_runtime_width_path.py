@@ -17,7 +17,8 @@ from torch import nn
 from autoprune.errors import ChainError
 from autoprune.search.runtime.backbone import Along
 from autoprune.search.runtime.judging import Table, judge
-from autoprune.search.runtime.width_path import Curve, Losses, WidthPath, _down, sensitivities
+from autoprune.search.runtime.path_losses import Curve, Losses
+from autoprune.search.runtime.width_path import WidthPath, _down, sensitivities
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -89,7 +90,7 @@ def test_a_controller_that_scores_by_what_actions_are_worth_goes_along_the_path(
         rows += [row] if row != rows[-1] else []
     path = WidthPath(task.chain, torch.tensor(rows))
     prices = (0.7, 1.3)
-    curve = path.curve(path.losses(task.chain, task.data.calibration))
+    curve = path.losses(task.chain, task.data.calibration).curve
     worth = path.worth(curve, prices)
     assert not worth[:, -1].any()
     assert bool((worth.diff(dim=1) <= 0).all())
@@ -112,13 +113,13 @@ def test_what_actions_are_worth_adds_up_to_the_losses_along_the_path() -> None:
     def falling(begin: float) -> Losses:
         shares = torch.linspace(begin, 1.0, 9, dtype=torch.float64)
         along = 0.3 + 2 * (-3 * shares)[:, None].exp() + torch.tensor([-0.1, 0.0, 0.1])  # of three samples
-        return Losses(begin, shares, along, torch.full((3,), 0.3 + 2 * math.exp(-3 * least)).double())
+        return Losses(least, torch.full((3,), 0.3 + 2 * math.exp(-3 * least)).double(), begin, shares, along)
 
-    curve = path.curve(falling(least))
+    curve = falling(least).curve
     assert (curve.fall, curve.steepness) == (pytest.approx(2, rel=0.05), pytest.approx(3, rel=0.05))
     worth = path.worth(curve, (1.0, 1.0))
     assert float(worth[:, 0].sum()) == pytest.approx(2 * (math.exp(-3 * least) - math.exp(-3)), rel=0.3)
-    steep = path.curve(falling(0.6))
+    steep = falling(0.6).curve
     slope = steep.slope(torch.tensor([least, 0.5, 0.6, 0.9, 1.0], dtype=torch.float64))
     assert bool((slope.diff() < 0).all())
     lost = 2 * (math.exp(-3 * least) - math.exp(-3 * 0.6))

@@ -20,7 +20,8 @@ from autoprune.data import Split
 from autoprune.evaluation import checked_logits
 from autoprune.runtime import Chain, Controller
 from autoprune.runtime.controller import difficulty
-from autoprune.search.runtime.width_path import WidthPath, error
+from autoprune.search.runtime.path_losses import error
+from autoprune.search.runtime.width_path import WidthPath
 
 _EPOCHS, _BATCH, _LR, _DECAY = 12, 256, 1e-3, 1e-2
 _POWERS = tuple(at / 10 for at in range(13))  # of the difficulty, that may count at a stage

@@ -168,7 +168,7 @@ class _Course:
         with seeded(s.seed, "begin"):
             controller = self.agent.fresh()
             losses = path.losses(task.chain, task.data.calibration, least)
-            worth, chance = (path.worth(path.curve(found), controller.prices) for found in (losses, losses.errors))
+            worth, chance = (path.worth(found.curve, controller.prices) for found in (losses, losses.errors))
             paid = [s.penalty * controller.bias(stage) for stage in range(len(task.chain.stages))]
             controller.standardise(pooled)
             controller.offsets.copy_(-self._pay.alpha * worth)

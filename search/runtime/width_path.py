@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,58 +14,10 @@ from autoprune.errors import ChainError
 from autoprune.evaluation import checked_logits
 from autoprune.runtime import Chain
 from autoprune.search.runtime.judging import Table, judge
+from autoprune.search.runtime.path_losses import LEAST, Curve, Losses
 
 _SAMPLES = 512  # that losses are measured on
 _MEASURED, _ROWS = 2048, 9  # samples and rows that say what is lost along the path
-_LEAST = 1e-4  # added loss of a group: what costs nothing goes in the order of its multiply-accumulates
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Mean loss along a path: ``loss + fall * exp(-steepness * share)``, and below ``least`` about a straight line.
-
-    Attributes:
-        fall, steepness: see above.
-        least: a share.
-        below: slope there.
-    """
-
-    fall: float
-    steepness: float
-    least: float
-    below: float
-
-    def slope(self, shares: Tensor) -> Tensor:
-        """What the loss falls by for a share of the multiply-accumulates, at ``shares``; it never grows."""
-        above = self.fall * self.steepness * (-self.steepness * shares).exp()
-        return torch.where(shares < self.least, self.below * (1 + _LEAST * (self.least - shares)), above)
-
-
-@dataclass(frozen=True, eq=False)
-class Losses:
-    """What samples lose along a path, with the statistics of norms that are stored.
-
-    Attributes:
-        begin: share from which it is measured.
-        shares: ``[R]`` float64, those of the rows that are measured.
-        along: float64 ``[R, N]``, cross-entropies there.
-        first: float64 ``[N]``, those at the least of the path.
-    """
-
-    begin: float
-    shares: Tensor
-    along: Tensor
-    first: Tensor
-
-    @property
-    def errors(self) -> Losses:
-        """The chance of any but the right class in place of the cross-entropy."""
-        return replace(self, along=error(self.along), first=error(self.first))
-
-
-def error(losses: Tensor) -> Tensor:
-    """The chance of any but the right class, from cross-entropies."""
-    return 1 - (-losses).exp()
 
 
 class WidthPath:
@@ -136,7 +87,8 @@ class WidthPath:
         rows = self.taken(torch.linspace(begin, 1.0, _ROWS, dtype=torch.float64))
         few = split.subset(slice(0, samples))
         first, *found = (judge(chain, few, Table(row)).losses for row in (self.rows[0], *rows))
-        return Losses(begin, chain.macs(rows).double() / chain.dense_macs, torch.stack(found), first)
+        shares = chain.macs(rows).double() / chain.dense_macs
+        return Losses(float(self.shares[0]), first, begin, shares, torch.stack(found))
 
     def worth(self, curve: Curve, prices: Sequence[float]) -> Tensor:
         """``[m, k]`` float64: the loss that each action of a stage adds on average, 0 for all groups.
@@ -159,22 +111,6 @@ class WidthPath:
                 groups = torch.arange(1, low + int(more[stage]), dtype=torch.float64)
                 found[stage, : len(groups)] += step * (low + int(more[stage]) - groups.clamp(min=low))
         return found
-
-    def curve(self, losses: Losses) -> Curve:
-        """By least squares over the rows that were measured."""
-        shares, means = losses.shares.numpy(), losses.along.mean(1).numpy()
-        best = (np.inf, 0.0, 1.0)
-        for steepness in np.geomspace(0.5, 40, 60):
-            falling = np.exp(-steepness * shares)
-            about, losses_about = falling - falling.mean(), means - means.mean()
-            fall = max(float(about @ losses_about / max(about @ about, 1e-12)), 0.0)
-            best = min(best, (float(np.square(losses_about - fall * about).sum()), fall, float(steepness)))
-        begin, least = losses.begin, float(self.shares[0])
-        found = Curve(max(best[1], _LEAST), best[2], begin, 0.0)
-        if begin <= least:
-            return found
-        below = (float(losses.first.mean()) - float(means[0])) / (begin - least)
-        return replace(found, below=max(below, float(found.slope(torch.tensor([begin])))))
 
 
 @torch.no_grad()
@@ -209,4 +145,4 @@ def _down(chain: Chain, harm: Tensor, row: list[int]) -> list[int]:
     saved = (chain.macs(row) - chain.macs(torch.tensor(lower))).double() / chain.dense_macs
     at = torch.arange(len(row))
     added = torch.stack([(harm[at, torch.tensor(r) - 1] - harm[at, torch.tensor(row) - 1]).sum() for r in lower])
-    return lower[int(((added + _LEAST) / saved).argmin())]
+    return lower[int(((added + LEAST) / saved).argmin())]
