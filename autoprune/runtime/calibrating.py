@@ -21,12 +21,12 @@ _CLOSE = 0.02  # of the dense network's multiply-accumulates: rows nearer than t
 
 
 def calibrate(
-    network: RuntimePrunedNetwork, split: Split, *, rows: int = 17, batch_size: int | None = None
+    network: RuntimePrunedNetwork, split: Split, *, rows: int = 25, batch_size: int | None = None
 ) -> KnobTable:
     """Measure what the knob gives on ``split`` (validation), store the table in ``network`` and return it.
 
-    The first row runs the least (action 1 everywhere), the last all groups; further rows halve the widest gap between
-    two rows. The network's knob stays as it was.
+    The first row runs the least (action 1 everywhere), the last all groups; further rows split the widest gap between
+    two rows, where half of the decisions that change in it have changed. The network's knob stays as it was.
 
     Args:
         network: with its trained controller.
@@ -44,7 +44,7 @@ def calibrate(
     before = network.knob
     try:
         found = [sweep.end(1), sweep.end(network.chain.groups)]
-        while len(found) < rows and (middle := _widest(found)) is not None:
+        while len(found) < rows and (middle := sweep.between(found)) is not None:
             found = sorted([*found, sweep.row(middle)], key=lambda row: row.knob)
     finally:
         network.knob = before
@@ -93,6 +93,7 @@ class _Sweep:
 
     def __init__(self, network: RuntimePrunedNetwork, samples: EvalSet) -> None:
         self._network, self._samples = network, samples
+        self._changes = torch.zeros(0, dtype=torch.float64)  # knobs at which decisions change, sorted
 
     def end(self, action: int) -> KnobRow:
         """The row of about the first knob at which all samples take ``action`` (the least or the most) everywhere."""
@@ -129,6 +130,7 @@ class _Sweep:
         knobs = torch.cat(asked)
         if not bool(knobs.isfinite().all()):
             raise ChainError("the controller's scores are not finite; train it before the knob is calibrated")
+        self._changes = torch.cat([self._changes, knobs.flatten()]).sort().values
         bound = float(knobs.max() if action > 1 else knobs.min())
         return bound, 1e-6 * max(abs(bound), float(knobs.abs().max()), 1e-6)
 
@@ -146,13 +148,22 @@ class _Sweep:
         total = (macs + own) / size
         return KnobRow(knob, total, total / self._network.chain.dense_macs, own / size, right / size)
 
+    def between(self, rows: list[KnobRow]) -> float | None:
+        """A knob that splits the widest gap between two rows that can be split, ``None`` where there is none."""
+        wide = [(low, high) for low, high in pairwise(rows) if high.share - low.share > _CLOSE]
+        for low, high in sorted(wide, key=lambda gap: gap[0].share - gap[1].share):
+            ends = torch.searchsorted(self._changes, torch.tensor([low.knob, high.knob], dtype=torch.float64))
+            knob = _parting(self._changes[slice(*ends.tolist())])
+            if knob is not None and low.knob < knob < high.knob:
+                return knob
+        return None
 
-def _widest(rows: list[KnobRow]) -> float | None:
-    """The knob in the middle of the widest gap that can be halved, ``None`` where there is none."""
-    gaps = [
-        (high.share - low.share, (low.knob + high.knob) / 2)
-        for low, high in pairwise(rows)
-        if high.knob - low.knob > 1e-6 * max(abs(low.knob), abs(high.knob))
-    ]
-    share, middle = max(gaps, default=(0.0, 0.0))
-    return middle if share > _CLOSE else None
+
+def _parting(values: Tensor) -> float | None:
+    """What parts sorted ``values`` into halves about, without being one of them; ``None`` where all are equal."""
+    if not len(values) or float(values[0]) == float(values[-1]):
+        return None
+    middle = values[len(values) // 2]
+    cuts = (int(torch.searchsorted(values, middle, right=right)) for right in (False, True))
+    cut = min((c for c in cuts if 0 < c < len(values)), key=lambda c: abs(c - len(values) / 2))
+    return float((values[cut - 1] + values[cut]) / 2)

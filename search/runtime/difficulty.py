@@ -24,7 +24,8 @@ from autoprune.search.runtime.path_losses import error
 from autoprune.search.runtime.width_path import WidthPath
 
 _EPOCHS, _BATCH, _LR, _DECAY = 12, 256, 1e-3, 1e-2
-_POWERS = tuple(at / 10 for at in range(13))  # of the difficulty, that may count at a stage
+_DRAWS = 8  # of a sample, at most
+_POWERS = tuple(at / 10 for at in range(1, 13))  # of the difficulty, that may count at a stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +58,12 @@ def passed(
         least: the smallest share.
         middle: int64 ``[m]``, the actions that are compared with.
         worth: ``[m, k]``, see :meth:`autoprune.search.runtime.width_path.WidthPath.worth`, of chances of error.
-        count: samples, each of them again only after all others.
+        count: samples, each of them again only after all others, and at most eight times.
         batch: that go through the network together.
     """
     stage = torch.arange(len(chain.stages))
     found: list[tuple[Tensor, ...]] = []
-    order = torch.cat([torch.randperm(len(split)) for _ in range(-(-count // len(split)))])
+    order = torch.cat([torch.randperm(len(split)) for _ in range(min(-(-count // len(split)), _DRAWS))])
     for index in torch.split(order[:count], batch):
         actions = path.taken(least + (1 - least) * torch.rand(len(index), dtype=torch.float64))
         x, y = split.inputs(index), split.y[index].cpu()
@@ -83,28 +84,27 @@ def fit(controller: Controller, samples: Passed, unseen: Passed) -> float:
     """Teach ``controller``, in place, the difficulty of samples at every stage; the mean squared error on ``unseen``.
 
     At each stage the factor on the expected loss is fitted to the loss by least squares, with all that was seen so far.
-    The epoch stays that is best on samples that neither controller nor network have learned from, none if none helps.
-    They also say how much is made of the difficulty at each stage: the least power of it that is as good as the best
-    within a standard error (L. Breiman et al., "Classification and Regression Trees", 1984). At each stage its mean
-    becomes 1, so that samples of average difficulty stay on the path. Batches are drawn from torch's generator.
+    The epoch stays that is best on samples that neither controller nor network have learned from. They also say how
+    much is made of the difficulty at each stage: the least power of it that is as good as the best within a standard
+    error (L. Breiman et al., "Classification and Regression Trees", 1984). Even where nothing helps a little stays, so
+    that the knob moves one sample after the other. At each stage the mean becomes 1, so that samples of average
+    difficulty stay on the path. Batches are drawn from torch's generator.
     """
     optimizer = torch.optim.AdamW(controller.parameters(), lr=_LR, weight_decay=_DECAY)
-    best = _Powers(controller, unseen)
-    kept = copy.deepcopy(controller.state_dict())
+    found: list[tuple[float, _Powers, dict[str, Tensor]]] = []
     for _ in range(_EPOCHS):
         for rows in torch.split(torch.randperm(len(samples.lost)), _BATCH):
             optimizer.zero_grad()
             said = controller.decoded(samples.features[rows])[..., -1:]
-            found = difficulty(said)[..., 0] * samples.expected[rows].float()[:, None]
-            (found - samples.lost[rows].float()[:, None]).square().mean().backward()  # type: ignore[no-untyped-call]
+            lost = difficulty(said)[..., 0] * samples.expected[rows].float()[:, None]
+            (lost - samples.lost[rows].float()[:, None]).square().mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        now = _Powers(controller, unseen)
-        if now.error < best.error:
-            best, kept = now, copy.deepcopy(controller.state_dict())
+        powers = _Powers(controller, unseen)
+        found.append((powers.error, powers, copy.deepcopy(controller.state_dict())))
+    least, powers, kept = min(found, key=lambda epoch: epoch[0])
     controller.load_state_dict(kept)
-    if bool(controller.decoder.weight[-1].any()):
-        best.put(controller)
-    return best.error
+    powers.put(controller)
+    return least
 
 
 class _Powers:
@@ -125,10 +125,8 @@ class _Powers:
         means = errors.mean(0)  # [m, P]
         best = means.argmin(1)
         more = errors - errors.gather(2, best.expand(len(errors), -1)[..., None])  # than with the best power
-        close = means - means.amin(1, keepdim=True) <= _deviation(more, unseen.index)
-        least = close.long().argmax(1)
-        at = torch.arange(len(least))
-        self._reliance, self._usual = powers[least], factors.mean(0)[at, least]
+        least = (means - means.amin(1, keepdim=True) <= _deviation(more, unseen.index)).long().argmax(1)
+        self._reliance, self._usual = powers[least], factors.mean(0)[torch.arange(len(least)), least]
         self.error = float(means.amin(1).mean())
 
     def put(self, controller: Controller) -> None:

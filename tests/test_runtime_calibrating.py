@@ -1,0 +1,49 @@
+"""Where the knob is measured: rows are spent where decisions change, however the scores are scaled."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runtime_toy import GROUPS, toy_task
+
+from autoprune.runtime import Controller, RuntimePrunedNetwork, calibrate
+from autoprune.runtime.calibrating import _parting
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-3, 3), max_size=20))
+def test_values_are_parted_near_their_middle(values: list[int]) -> None:
+    ordered = torch.tensor(sorted(values), dtype=torch.float64)
+    found = _parting(ordered)
+    if len(set(values)) < 2:
+        assert found is None
+        return
+    assert found is not None
+    below, above = sum(v < found for v in values), sum(v > found for v in values)
+    assert below + above == len(values)  # none of them is hit
+    splits = [sum(v < cut for v in values) for cut in sorted(set(values))[1:]]
+    near = sorted(splits, key=lambda split: abs(split - len(values) / 2))[:2]
+    assert below in near
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0])
+def test_rows_are_spent_where_decisions_change(scale: float) -> None:
+    """All samples change their minds close to a knob of 3, with steps that are small beside it."""
+    task = toy_task(12)
+    torch.manual_seed(0)
+    controller = Controller(task.chain.channels, GROUPS).requires_grad_(False)
+    for part in (controller.decoder.weight, controller.decoder.bias):
+        torch.nn.init.zeros_(part)
+    torch.nn.init.normal_(controller.decoder.weight[-1:])
+    groups = torch.arange(GROUPS)
+    controller.offsets.copy_(-scale * (groups.flip(0) ** 2))
+    controller.paid.copy_(-3.0 * groups)
+    table = calibrate(RuntimePrunedNetwork(task.chain, controller), task.data.validation, rows=9)
+    assert len(table.rows) == 9
+    assert max(high.share - low.share for low, high in pairwise(table.rows)) < 0.35
