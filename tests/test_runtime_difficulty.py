@@ -123,3 +123,12 @@ def test_samples_lose_what_the_network_loses() -> None:
         ]
         assert found.expected[at : at + 4].tolist() == pytest.approx(each)
     assert found.features.shape == (10, sum(task.chain.channels))
+
+
+def test_few_samples_are_run_again_but_not_without_end() -> None:
+    task = toy_task()
+    split = task.data.train
+    found = passed(
+        task.chain, split, toy_path(task), 0.4, torch.tensor([2, 3]), torch.zeros(2, GROUPS), count=10**6, batch=64
+    )
+    assert found.index.bincount().tolist() == [8] * len(split)
