@@ -56,6 +56,8 @@ def test_nothing_is_learned_where_nothing_helps() -> None:
     controller = _controller()
     nothing = Passed(torch.arange(200), features, torch.zeros(200).double(), torch.zeros(200).double())
     fit(controller, nothing, nothing)
+    assert not controller.decoder.weight.any()
+    assert not controller.decoder.bias.any()
     with torch.no_grad():
         assert close(difficulty(controller.decoded(features)), torch.ones(200, 2, 1))
 

@@ -20,6 +20,7 @@ from autoprune.data import Split
 from autoprune.evaluation import checked_logits
 from autoprune.runtime import Chain, Controller
 from autoprune.runtime.controller import difficulty
+from autoprune.search.runtime.judging import Table, judge
 from autoprune.search.runtime.path_losses import error
 from autoprune.search.runtime.width_path import WidthPath
 
@@ -62,21 +63,20 @@ def passed(
         batch: that go through the network together.
     """
     stage = torch.arange(len(chain.stages))
+    order = torch.cat([torch.randperm(len(split)) for _ in range(min(-(-count // len(split)), _DRAWS))])[:count]
+    distinct, common = order[: len(split)], torch.zeros(len(split), dtype=torch.float64)
+    common[distinct] = error(judge(chain, split.subset(distinct), Table(middle)).losses)
     found: list[tuple[Tensor, ...]] = []
-    order = torch.cat([torch.randperm(len(split)) for _ in range(min(-(-count // len(split)), _DRAWS))])
-    for index in torch.split(order[:count], batch):
+    for index in torch.split(order, batch):
         actions = path.taken(least + (1 - least) * torch.rand(len(index), dtype=torch.float64))
         x, y = split.inputs(index), split.y[index].cpu()
         walk, pooled = chain.begin(x), []
         while not walk.done:
             pooled.append(walk.pooled)
             walk = walk.step(actions[:, walk.stage].contiguous())
-        losses = [
-            nn.functional.cross_entropy(checked_logits(logits.cpu(), y).double(), y, reduction="none")
-            for logits in (walk.output, chain(x, middle, "sliced"))
-        ]
+        losses = nn.functional.cross_entropy(checked_logits(walk.output.cpu(), y).double(), y, reduction="none")
         expected = worth[stage, actions - 1].sum(1) - worth[stage, middle - 1].sum()
-        found.append((index, torch.cat(pooled, 1), error(losses[0]) - error(losses[1]), expected))
+        found.append((index, torch.cat(pooled, 1), error(losses) - common[index], expected))
     return Passed(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
