@@ -34,7 +34,7 @@ def test_values_are_parted_near_their_middle(values: list[int]) -> None:
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0])
 def test_rows_are_spent_where_decisions_change(scale: float) -> None:
-    """All samples change their minds close to a knob of 3, with steps that are small beside it."""
+    """At the second stage all samples change their minds close to a knob of 3, at the first one far from there."""
     task = toy_task(12)
     torch.manual_seed(0)
     controller = Controller(task.chain.channels, GROUPS).requires_grad_(False)
@@ -43,7 +43,7 @@ def test_rows_are_spent_where_decisions_change(scale: float) -> None:
     torch.nn.init.normal_(controller.decoder.weight[-1:])
     groups = torch.arange(GROUPS)
     controller.offsets.copy_(-scale * (groups.flip(0) ** 2))
-    controller.paid.copy_(-3.0 * groups)
+    controller.paid.copy_(torch.tensor([[100.0], [-3.0]]) * groups)
     table = calibrate(RuntimePrunedNetwork(task.chain, controller), task.data.validation, rows=9)
-    assert len(table.rows) == 9
+    assert len(table.rows) >= 8
     assert max(high.share - low.share for low, high in pairwise(table.rows)) < 0.35
