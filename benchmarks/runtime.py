@@ -1,11 +1,14 @@
 """Dense and runtime-pruned networks side by side: what counted operations save in time, and what deciding costs.
 
-Both are deployed alike: norms folded, channels-last, kept memory, inference mode; random weights. The controller does
-all its work, but its decisions are replaced by a given action everywhere, or (``mixed``) by random ones for every image
-and stage. In each fresh process the two take turns round by round; processes of the networks and batch sizes take turns
-too. ``saved_over_counted`` is the saving of wall-clock time, controller included, over the saving of the network's own
+Both are deployed alike: norms folded, channels-last, weights laid out once, kept memory, inference mode, random
+weights.
+``pytorch`` is the dense network as PyTorch runs it, norms folded and channels-last too. The controller does all its
+work, but its decisions are replaced by a given action everywhere, or (``mixed``) by random ones for every image and
+stage. In each fresh process all take turns round by round; processes of the networks and batch sizes take turns too.
+``saved_over_counted`` is the saving of wall-clock time, controller included, over the saving of the network's own
 multiply-accumulates: 1 where time falls as the count does. ``controller_over_dense`` is what the same forward pass
-takes less when the actions are known beforehand, so decisions are timed where they are taken, in cold caches.
+takes less when the actions are known beforehand, so decisions are timed where they are taken, in cold caches. Times are
+shares of ``dense``, those with ``pytorch`` in their names of ``pytorch``.
 """
 
 from __future__ import annotations
@@ -39,14 +42,14 @@ class Forced(RuntimePrunedNetwork):
         self.repack()
         one, step, groups = self._taken(), Controller.step, self.chain.groups
         scores = torch.nn.functional.one_hot(rows - 1, groups).float()  # [R, m, k]
-        own, singles, current, at = one.start, cycle(scores.numpy()), scores[:0], 0
+        own, singles, current, at = one.start, cycle(scores.tolist()), scores[:0], 0
 
         def start() -> Any:
             deciding, row = own(), next(singles)
             scored = deciding.scores
 
-            def forced(stage: int, value: Tensor, bias: Any) -> Any:
-                scored(stage, value, bias)
+            def forced(stage: int, value: Tensor, constants: Any) -> Any:
+                scored(stage, value, constants)
                 return row[stage]
 
             deciding.scores = forced  # type: ignore[method-assign]
@@ -91,7 +94,7 @@ def undecided(network: Forced, rows: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def prepared(options: argparse.Namespace) -> tuple[nn.Module, Forced, Tensor]:
-    """The dense network as deployed, the runtime-pruned one, and a batch."""
+    """The dense network as PyTorch runs it, the runtime-pruned one, and a batch."""
     torch.set_num_threads(options.threads)
     keep_memory()
     model = network(options.network)
@@ -119,14 +122,20 @@ def _ms(run: Callable[[], object], runs: int) -> tuple[float, float]:
 
 def run_times(options: argparse.Namespace) -> None:
     """One process: every setting against the dense network, ``rounds`` times in turns."""
-    dense, pruned, x = prepared(options)
+    plain, pruned, x = prepared(options)
+    dense = undecided(pruned, torch.full((1, len(pruned.chain.stages)), pruned.chain.groups))
     runs = max(1, options.runs // options.batch)
     found = []
     with torch.inference_mode():
         for name, rows in settings_of(pruned.chain, options.batch, options.seed).items():
             pruned.force(rows)
             bare = undecided(pruned, rows)
-            forms: dict[str, Callable[[Tensor], object]] = {"dense": dense, "pruned": pruned, "undecided": bare}
+            forms: dict[str, Callable[[Tensor], object]] = {
+                "pytorch": plain,
+                "dense": dense,
+                "pruned": pruned,
+                "undecided": bare,
+            }
             for _ in range(SINGLES if options.batch == 1 else 1):  # warm: every packed width, and kernels
                 for form in forms.values():
                     form(x)
@@ -150,13 +159,13 @@ def run_times(options: argparse.Namespace) -> None:
 
 def run_memory(options: argparse.Namespace) -> None:
     """One process: the peak of one form alone, in MiB."""
-    dense, pruned, x = prepared(options)
+    plain, pruned, x = prepared(options)
     rows = settings_of(pruned.chain, options.batch, options.seed)["mixed"]
     with torch.inference_mode():
         if options.form == "pruned":
             pruned.force(rows)
         for _ in range(SINGLES if options.batch == 1 else BATCHES):
-            (pruned if options.form == "pruned" else dense)(x)
+            (pruned if options.form == "pruned" else plain)(x)
     print(json.dumps({"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
@@ -171,9 +180,12 @@ def rows_of(name: str, batch: int, runs: list[list[dict[str, Any]]], memory: dic
             "actions": cases[0]["actions"],
             "macs_share": round(cases[0]["macs_share"], 4),
             "controller_macs_share": round(cases[0]["controller_macs_share"], 5),
+            "pytorch_ms": spread([case["pytorch_ms"] for case in cases], 3),
             "dense_ms": spread([case["dense_ms"] for case in cases], 3),
             "pruned_ms": spread([case["pruned_ms"] for case in cases], 3),
             "time_share": spread([case["pruned_ms"] / case["dense_ms"] for case in cases], 3),
+            "time_over_pytorch": spread([case["pruned_ms"] / case["pytorch_ms"] for case in cases], 3),
+            "controller_over_pytorch": spread([case["controller_ms"] / case["pytorch_ms"] for case in cases], 4),
             "controller_over_dense": spread([case["controller_ms"] / case["dense_ms"] for case in cases], 4),
             "foreign_cores": spread([case["foreign_cores"] for case in cases], 2),
             "peak_mib": memory,
@@ -181,6 +193,8 @@ def rows_of(name: str, batch: int, runs: list[list[dict[str, Any]]], memory: dic
         if counted > 0.01:
             ratios = [(1 - case["pruned_ms"] / case["dense_ms"]) / counted for case in cases]
             row["saved_over_counted"] = spread(ratios, 3)
+            ratios = [(1 - case["pruned_ms"] / case["pytorch_ms"]) / counted for case in cases]
+            row["saved_over_counted_pytorch"] = spread(ratios, 3)
         rows.append(row)
     return rows
 
@@ -196,7 +210,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="runtime", help="of the file of results")
-    parser.add_argument("--form", choices=["times", "dense", "pruned"])
+    parser.add_argument("--form", choices=["times", "pytorch", "pruned"])
     parser.add_argument("--network")
     parser.add_argument("--batch", type=int)
     options = parser.parse_args()
@@ -210,7 +224,7 @@ def main() -> None:
             taken[name, batch].append(_worker("times", name, batch, options))
     rows = []
     for name, batch in cases:
-        memory = {form: round(_worker(form, name, batch, options)["peak_mib"]) for form in ("dense", "pruned")}
+        memory = {form: round(_worker(form, name, batch, options)["peak_mib"]) for form in ("pytorch", "pruned")}
         rows += rows_of(name, batch, taken[name, batch], memory)
     write(options.name, rows, vars(options))
 

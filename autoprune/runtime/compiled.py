@@ -1,6 +1,7 @@
 """A chain ready to run: for each stage and combination of actions a short list of calls on packed weights.
 
-The lists are made when they are first needed and kept; there are at most k * k of them for a stage of a plain chain.
+The lists are made when they are first needed and kept; there are at most k * k of them for a stage of a plain chain,
+for groups of a batch and for all else.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from torch import Tensor, nn
 from autoprune.deploy import foldable
 from autoprune.runtime.chain import Chain
 from autoprune.runtime.execution import NormRows
+from autoprune.runtime.kernels import Room, Weights, convolution
 from autoprune.runtime.packing import PackedLayer
-from autoprune.runtime.products import is_product, product
 from autoprune.runtime.stages import Kind, Step
 from autoprune.runtime.symbolic import Attribute, Value, attribute, filled
 from autoprune.runtime.walk import Part, Walk
 
 Function = Callable[..., Any]
+
+ROOM = 8  # times the size of all convolutions, for weights laid out for pairs of widths; up to k = 4 all fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,8 @@ class Compiled:
             for name, step in steps.items()
             if step.kind in (Kind.CONV, Kind.DEPTHWISE, Kind.LINEAR) and self._packable(self._modules[name])
         }
+        convolutions = (module for name in self._layers if isinstance(module := self._modules[name], nn.Conv2d))
+        self._room = Room(ROOM * sum(_bytes(module) for module in convolutions))
         self._plans: list[dict[tuple[int | bool, ...], Plan]] = [{} for _ in chain.stages]
         self._prelude = self._plan(chain.prelude, 0, chain.enters, False, ())
 
@@ -87,7 +92,7 @@ class Compiled:
     def run_stage(self, stage: int, value: Tensor, actions: Sequence[int], *, part: bool = False) -> Tensor:
         """What leaves a stage for samples of equal actions (one for each stage up to this one).
 
-        ``part`` says that they are some of a batch, in groups of ever new sizes: :func:`autoprune.runtime.products`.
+        ``part`` says that they are some of a batch, in groups: :func:`autoprune.runtime.kernels.convolution`.
         """
         here = self.chain.stages[stage]
         key = (part, *[actions[s] for s in here.needs], actions[stage])
@@ -128,7 +133,9 @@ class Compiled:
         if name in self._folded and self._folded[name] in self._layers:
             return None
         if name in self._layers:
-            return _layer(module, *self._layers[name].at(action), part)
+            weights = self._layers[name].at(action)
+            linear = isinstance(module, nn.Linear)
+            return _linear(weights) if linear else convolution(module, weights, self._room, part=part)
         if step.kind is Kind.NORM:
             row = None if step.selector is None else action[step.selector]
             size = None if step.outgoing is None else step.outgoing.size(action[step.outgoing.stage])
@@ -156,14 +163,13 @@ class Compiled:
         return general
 
 
-def _layer(module: Any, weight: Tensor, bias: Tensor | None, part: bool) -> Function:
-    if isinstance(module, nn.Linear):
-        return lambda x: F.linear(x, weight, bias)
-    if part and is_product(module):
-        return product(module, weight, bias)
-    stride, padding, dilation = module.stride, module.padding, module.dilation
-    groups = 1 if module.groups == 1 else len(weight) * module.groups // module.out_channels
-    return lambda x: torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+def _bytes(module: nn.Conv2d) -> int:
+    return module.weight.numel() * module.weight.element_size()
+
+
+def _linear(weights: Weights) -> Function:
+    weight, bias = weights.weight, weights.bias
+    return lambda x: F.linear(x, weight, bias)
 
 
 def _norm(module: Any, mean: Tensor, var: Tensor) -> Function:

@@ -8,6 +8,7 @@ sigmoid(x) = (1 + tanh(x / 2)) / 2 the halves are put into the weights, so that 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,12 @@ class OneSample:
         matrix, bias, into = _fused(controller)
         self.matrix = _numpy(matrix)
         self.biases = [_numpy(bias + into @ e.bias.detach().cpu()) for e in encoders]
-        self.decoder, self.constants = _numpy(controller.decoder.weight), _numpy(controller.decoder.bias)
-        self.offsets, self.paid = _numpy(controller.offsets), _numpy(controller.paid)
-        self.reliance = controller.reliance.tolist()
+        self.decoder = _numpy(controller.decoder.weight)
+        self.offsets: list[list[float]] = controller.offsets.tolist()
+        decoded = controller.decoder.bias.detach().cpu().double()
+        self.constants = controller.paid.cpu().double() + decoded[:-1]  # [m, k]
+        self.hardness = float(decoded[-1])
+        self.reliance: list[float] = controller.reliance.tolist()
         self.code, self.hidden = controller.code, controller.hidden
         self._encoders = [e.weight.detach().cpu().clone() for e in encoders]
         self._packed: dict[tuple[int, int], Floats] = {}
@@ -67,22 +71,22 @@ class Deciding:
         self._gates, self._reset, self._update = self._sums[: 2 * size], self._sums[:size], self._sums[size : 2 * size]
         self._new, self._carried = self._sums[2 * size : 3 * size], self._sums[3 * size :]
 
-    def scores(self, stage: int, value: Tensor, bias: Floats) -> Floats:
-        """Scores ``[k]`` at a stage; stages are to be shown in order.
+    def scores(self, stage: int, value: Tensor, constants: Sequence[float]) -> list[float]:
+        """Scores of the k actions at a stage; stages are to be shown in order.
 
         Args:
             stage: from 0.
             value: what enters the stage, ``[1, c, ...]`` with the channels that are there.
-            bias: added to the scores.
+            constants: those of the controller at the stage (:attr:`OneSample.constants`), a knob's bias included.
         """
-        weights, dot = self._weights, np.dot
+        weights = self._weights
         there = value.numpy()
         channels = there.shape[1]
         rows = there.reshape(channels, -1)  # a view, of channels-last images too
-        pooled = dot(rows, weights.mean(rows.shape[1])) if rows.shape[1] > 1 else rows[:, 0]
-        dot(weights.encoder(stage, channels), pooled, out=self._code)
+        pooled = rows.dot(weights.mean(rows.shape[1])) if rows.shape[1] > 1 else rows[:, 0]
+        weights.encoder(stage, channels).dot(pooled, self._code)
         sums, gates, new, state = self._sums, self._gates, self._new, self._state
-        dot(weights.matrix, self._inputs, out=sums)
+        weights.matrix.dot(self._inputs, sums)
         sums += weights.biases[stage]
         np.tanh(gates, gates)
         gates += 1  # twice the sigmoids
@@ -93,11 +97,10 @@ class Deciding:
         state *= self._update
         state *= 0.5
         state += new
-        decoded: Floats = dot(weights.decoder, state)
-        decoded += weights.constants
-        difficulty = math.exp(min(max(weights.reliance[stage] * float(decoded[-1]), -HARDEST), HARDEST))
-        found: Floats = decoded[:-1] + weights.offsets[stage] * difficulty + weights.paid[stage] + bias
-        return found
+        *decoded, hard = weights.decoder.dot(state).tolist()
+        exponent = weights.reliance[stage] * (hard + weights.hardness)
+        factor = math.exp(min(max(exponent, -HARDEST), HARDEST))
+        return [d + o * factor + c for d, o, c in zip(decoded, weights.offsets[stage], constants, strict=True)]
 
 
 def _fused(controller: Controller) -> tuple[Tensor, Tensor, Tensor]:

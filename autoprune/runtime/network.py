@@ -166,6 +166,10 @@ class RuntimePrunedNetwork(nn.Module):
         """Take up weights that were changed after the first forward pass."""
         self._compiled = self._one = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles make a packed form of their own."""
+        return {**self.__dict__, "_compiled": None, "_one": None}
+
     def _apply(self, fn: Any, recurse: bool = True) -> RuntimePrunedNetwork:
         self.repack()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -197,10 +201,11 @@ class RuntimePrunedNetwork(nn.Module):
             logits, table = self._batch(x, checked=True)
             return logits, table[0].tolist()
         value, deciding = compiled.prelude(x), one.start()
-        biases = self._bias.numpy()  # in float64: a large knob must not swallow small scores
+        constants = (one.constants + self._bias).tolist()  # in float64: a large knob must not swallow small scores
         actions: list[int] = []
         for stage in range(len(self.chain.stages)):
-            actions.append(int(deciding.scores(stage, value, biases[stage]).argmax()) + 1)
+            scores = deciding.scores(stage, value, constants[stage])
+            actions.append(scores.index(max(scores)) + 1)
             value = compiled.run_stage(stage, value, actions)
         return value, actions
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from autoprune.runtime.execution import NormRows
+from autoprune.runtime.kernels import Weights
 from autoprune.runtime.stages import Kind, Step
 
 Parameters = tuple[Tensor, Tensor | None]
@@ -27,21 +28,22 @@ class PackedLayer:
         self.step, self.module = step, module
         self._norms, self._norm = norms, norm
         self._packed: dict[tuple[int | None, int | None], Parameters] = {}
+        self._cut: dict[tuple[int | None, ...], Weights] = {}
 
-    def at(self, action: Any) -> Parameters:
-        """(weight, bias) when ``action[stage]`` is the action of each stage: contiguous views of what is packed."""
+    def at(self, action: Any) -> Weights:
+        """Those when ``action[stage]`` is the action of each stage: contiguous views of what is packed."""
         lane = self.step.incoming
         selector = None if self._norm is None else self._norm[0].selector
         size = None if lane is None else lane.size(action[lane.stage])
         row = None if selector is None else action[selector]
-        if (size, row) not in self._packed:
-            self._packed[size, row] = self._pack(size, row)
-        weight, bias = self._packed[size, row]
         out = self.step.outgoing
-        if out is None:
-            return weight, bias
-        rows = out.size(action[out.stage])
-        return weight[:rows], None if bias is None else bias[:rows]
+        rows = None if out is None else out.size(action[out.stage])
+        if (size, row, rows) not in self._cut:
+            if (size, row) not in self._packed:
+                self._packed[size, row] = self._pack(size, row)
+            weight, bias = self._packed[size, row]
+            self._cut[size, row, rows] = Weights(weight[:rows], None if bias is None else bias[:rows])
+        return self._cut[size, row, rows]
 
     @torch.no_grad()
     def _pack(self, size: int | None, row: int | None) -> Parameters:
