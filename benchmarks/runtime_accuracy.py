@@ -10,9 +10,9 @@ it serves all of them; a static network is retrained for one share alone.
 - ``static``: for each share a search of its own (TPE, ``--trials`` plans without retraining, statistics of norms
   estimated anew); its best plan and the uniform one are then retrained alike.
 
-One part is one kind with one seed and leaves a row in its folder, and the network beside it, which is judged again
-where its row is missing. Run parts side by side with ``--only`` and ``--seeds``, and again with all to gather the
-rows in ``results/``.
+One part is one kind with one seed and leaves a row in its folder, and beside it the network, which is judged again
+where its row is missing, or of static plans those of each share. Run parts side by side with ``--only`` and
+``--seeds``, and again with all to gather the rows in ``results/``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Bench:
         kept = folder / "row.json"
         if not kept.exists():
             start = time.perf_counter()
-            made = self._static(seed) if kind == "static" else self._runtime(kind, seed, folder)
+            made = self._static(seed, folder) if kind == "static" else self._runtime(kind, seed, folder)
             spent = round(time.perf_counter() - start, 1)
             folder.mkdir(parents=True, exist_ok=True)
             write_text(kept, json.dumps({"kind": kind, "seed": seed, **made, "seconds": spent}))
@@ -156,33 +156,47 @@ class Bench:
             "uniform": uniform(chain, share),
         }
 
-    def _static(self, seed: int) -> dict[str, Any]:
-        o = self.options
+    def _static(self, seed: int, folder: Path) -> dict[str, Any]:
         opened = open_base(self._network())
+        objective = Objective(opened.module(), opened.data, settings=ObjectiveSettings(finetune=self._alike, seed=seed))
+        dense = objective.confirm(Plan(steps=0), "test").accuracy
+        points: dict[str, list[list[float]]] = {}
+        for share in self.options.shares:
+            kept = folder / f"share-{share:g}.json"
+            if not kept.exists():
+                found = self._static_at(objective, share, seed)
+                folder.mkdir(parents=True, exist_ok=True)
+                write_text(kept, json.dumps(found))
+            for name, point in json.loads(kept.read_text()).items():
+                points.setdefault(name, []).append(point)
+        return {"dense": dense, "shares": list(self.options.shares), "points": points}
+
+    def _static_at(self, objective: Objective, share: float, seed: int) -> dict[str, list[float]]:
+        """(share of the multiply-accumulates, accuracy on the test split) of static plans, retrained alike."""
+        space = SearchSpace.from_graph(objective.graph, max_sparsity=0.9)
+        common: dict[str, Any] = {"budget": f"macs={share}", "space": space, "seed": seed, "confirm": False}
+        result = search(objective, controller="tpe", trials=self.options.trials, **common)
+        best = max((t for t in result.trials if t.usable), key=lambda t: t.accuracy or 0.0)
+        found = {}
+        for name, trial in (("static uniform", result.baselines["uniform"]), ("static, best of TPE", best)):
+            assert trial.plan is not None
+            built = objective.build(replace(trial.plan, steps=self.steps))
+            macs = objective.cost(trial.plan).macs / objective.dense_cost.macs
+            found[name] = [macs, objective.confirm(built, "test").accuracy]
+            print(share, name, found[name], flush=True)
+        return found
+
+    @property
+    def _alike(self) -> FinetuneSettings:
+        """How static plans are retrained: as the backbone of a runtime-pruned network is."""
         taught = RuntimeSettings()
-        retraining = FinetuneSettings(
+        return FinetuneSettings(
             batch_size=128,
-            lr=o.lr,
+            lr=self.options.lr,
             weight_decay=5e-4,
             distill_weight=taught.distill_weight,
             distill_temperature=taught.distill_temperature,
         )
-        objective = Objective(opened.module(), opened.data, settings=ObjectiveSettings(finetune=retraining, seed=seed))
-        space = SearchSpace.from_graph(objective.graph, max_sparsity=0.9)
-        made: dict[str, Any] = {"dense": objective.confirm(Plan(steps=0), "test").accuracy, "shares": list(o.shares)}
-        points: dict[str, list[list[float]]] = {"static uniform": [], "static, best of TPE": []}
-        for share in o.shares:
-            budget = f"macs={share}"
-            common: dict[str, Any] = {"budget": budget, "space": space, "seed": seed, "confirm": False}
-            result = search(objective, controller="tpe", trials=o.trials, **common)
-            best = max((t for t in result.trials if t.usable), key=lambda t: t.accuracy or 0.0)
-            for name, trial in (("static uniform", result.baselines["uniform"]), ("static, best of TPE", best)):
-                assert trial.plan is not None
-                built = objective.build(replace(trial.plan, steps=self.steps))
-                macs = objective.cost(trial.plan).macs / objective.dense_cost.macs
-                points[name].append([macs, objective.confirm(built, "test").accuracy])
-                print(share, name, points[name][-1], flush=True)
-        return made | {"points": points}
 
 
 def gathered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
