@@ -47,3 +47,18 @@ def test_rows_are_spent_where_decisions_change(scale: float) -> None:
     table = calibrate(RuntimePrunedNetwork(task.chain, controller), task.data.validation, rows=9)
     assert len(table.rows) >= 8
     assert max(high.share - low.share for low, high in pairwise(table.rows)) < 0.35
+
+
+def test_rows_are_found_that_lie_in_a_thousandth_of_the_knobs() -> None:
+    """All samples are alike, and change their minds one group after the other."""
+    task = toy_task(12)
+    controller = Controller(task.chain.channels, GROUPS).requires_grad_(False)
+    for part in (controller.decoder.weight, controller.decoder.bias):
+        torch.nn.init.zeros_(part)
+    steps = torch.tensor([[-1.0, 0.4980, 0.4988], [-0.9, 0.4984, 0.4992]])
+    controller.paid[:, 1:] = -steps.cumsum(1)
+    chain, data = task.chain, task.data.validation
+    table = calibrate(RuntimePrunedNetwork(chain, controller), data)
+    rows = torch.tensor([[1, 1], [2, 1], [2, 2], [3, 2], [3, 3], [4, 3], [4, 4]])
+    expected = (chain.macs(rows) + controller.macs(chain.reads(rows))).double() / chain.dense_macs
+    assert [row.share for row in table.rows] == pytest.approx(expected.tolist())

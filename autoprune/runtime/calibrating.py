@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -15,6 +16,7 @@ from autoprune.evaluation import EvalSet, checked_logits
 from autoprune.runtime.network import RuntimePrunedNetwork
 from autoprune.runtime.recalibration import recalibrate_knobs
 from autoprune.runtime.table import KnobRow, KnobTable, growing
+from autoprune.runtime.walk import Walk
 
 _DOUBLINGS = 8  # of the distance that is added to what the scores ask for, until rounding has no part in it
 _CLOSE = 0.02  # of the dense network's multiply-accumulates: rows nearer than this need none between them
@@ -26,7 +28,7 @@ def calibrate(
     """Measure what the knob gives on ``split`` (validation), store the table in ``network`` and return it.
 
     The first row runs the least (action 1 everywhere), the last all groups; further rows split the widest gap between
-    two rows, where half of the decisions that change in it have changed. The network's knob stays as it was.
+    two rows, where half of the decisions have changed that change next from either. The network's knob stays as it was.
 
     Args:
         network: with its trained controller.
@@ -93,7 +95,8 @@ class _Sweep:
 
     def __init__(self, network: RuntimePrunedNetwork, samples: EvalSet) -> None:
         self._network, self._samples = network, samples
-        self._changes = torch.zeros(0, dtype=torch.float64)  # knobs at which decisions change, sorted
+        self._prices = torch.stack([network.controller.bias(stage) for stage in range(len(network.chain.stages))])
+        self._changes: dict[float, Tensor] = {}  # for rows by their knobs: knobs at which decisions change next
 
     def end(self, action: int) -> KnobRow:
         """The row of about the first knob at which all samples take ``action`` (the least or the most) everywhere."""
@@ -110,53 +113,77 @@ class _Sweep:
                 return row
         raise ChainError("rounding changes what the controller scores best; it cannot be calibrated")
 
-    @torch.inference_mode()
     def _bound(self, action: int) -> tuple[float, float]:
         """(the knob from which on ``action`` scores best wherever it was taken before, what rounding may change)."""
-        chain, controller = self._network.chain, self._network.controller
-        others = [a for a in range(1, chain.groups + 1) if a != action]
-        prices = [controller.bias(stage) for stage in range(len(chain.stages))]
-        asked: list[Tensor] = []
-        for start, stop in self._samples.blocks(0, len(self._samples)):
-            x = self._samples.x[start:stop]
-            walk, state = self._network.compiled.begin(x), controller.start(len(x))
-            while not walk.done:
-                scores, state = controller.step(walk.stage, walk.pooled, state)
-                own = scores.double().cpu()
-                price = prices[walk.stage]
-                steps = price[action - 1] - price[[a - 1 for a in others]]
-                asked.append((own[:, [a - 1 for a in others]] - own[:, [action - 1]]) / steps)
-                walk = walk.step(torch.full((len(x),), action))
-        knobs = torch.cat(asked)
+        knobs = torch.cat([changes for _, changes, _ in self._passes(action)])
         if not bool(knobs.isfinite().all()):
             raise ChainError("the controller's scores are not finite; train it before the knob is calibrated")
-        self._changes = torch.cat([self._changes, knobs.flatten()]).sort().values
         bound = float(knobs.max() if action > 1 else knobs.min())
         return bound, 1e-6 * max(abs(bound), float(knobs.abs().max()), 1e-6)
 
     def row(self, knob: float) -> KnobRow:
         """What ``knob`` gives."""
         self._network.knob = knob
+        chain, controller = self._network.chain, self._network.controller
         right = macs = own = 0
-        for start, stop in self._samples.blocks(0, len(self._samples)):
-            run = self._network.run(self._samples.x[start:stop])
-            y = self._samples.y[start:stop]
-            right += int((checked_logits(run.logits, y).argmax(1) == y).sum())
-            macs += int(run.macs.sum())
-            own += int(run.controller_macs.sum())
+        found = []
+        for walk, changes, y in self._passes():
+            right += int((checked_logits(walk.output.cpu(), y).argmax(1) == y).sum())
+            macs += int(chain.macs(walk.actions).sum())
+            own += int(controller.macs(chain.reads(walk.actions)).sum())
+            found.append(changes)
+        self._changes[knob] = torch.cat(found).sort().values
         size = len(self._samples)
         total = (macs + own) / size
-        return KnobRow(knob, total, total / self._network.chain.dense_macs, own / size, right / size)
+        return KnobRow(knob, total, total / chain.dense_macs, own / size, right / size)
+
+    @torch.inference_mode()
+    def _passes(self, action: int | None = None) -> Iterator[tuple[Walk, Tensor, Tensor]]:
+        """(how they end, knobs at which decisions change next, labels) of the samples in batches.
+
+        With ``action`` that is taken everywhere, and the changes are those at which it would be.
+        """
+        network, controller = self._network, self._network.controller
+        biases = network.knob * self._prices
+        for start, stop in self._samples.blocks(0, len(self._samples)):
+            x = self._samples.x[start:stop]
+            walk, state, changes = network.compiled.begin(x), controller.start(len(x)), []
+            while not walk.done:
+                scores, state = controller.step(walk.stage, walk.pooled, state)
+                own, prices = scores.double().cpu(), self._prices[walk.stage]
+                taken = (own + biases[walk.stage]).argmax(1) if action is None else torch.full((len(x),), action - 1)
+                changes.append(_next(own, prices, taken))
+                walk = walk.step(taken + 1)
+            yield walk, torch.cat(changes), self._samples.y[start:stop].cpu()
 
     def between(self, rows: list[KnobRow]) -> float | None:
         """A knob that splits the widest gap between two rows that can be split, ``None`` where there is none."""
         wide = [(low, high) for low, high in pairwise(rows) if high.share - low.share > _CLOSE]
         for low, high in sorted(wide, key=lambda gap: gap[0].share - gap[1].share):
-            ends = torch.searchsorted(self._changes, torch.tensor([low.knob, high.knob], dtype=torch.float64))
-            knob = _parting(self._changes[slice(*ends.tolist())])
+            changes = torch.cat([self._changes[low.knob], self._changes[high.knob]]).sort().values
+            ends = torch.searchsorted(changes, torch.tensor([low.knob, high.knob], dtype=torch.float64))
+            knob = _parting(changes[slice(*ends.tolist())])
             if knob is not None and low.knob < knob < high.knob:
                 return knob
         return None
+
+
+def _next(scores: Tensor, prices: Tensor, taken: Tensor) -> Tensor:
+    """Knobs at which the decisions of samples change next, upwards and downwards, one after the other.
+
+    Args:
+        scores: float64 ``[N, k]``, without the knob's part.
+        prices: float64 ``[k]``, what a knob of 1 adds.
+        taken: int64 ``[N]``, places of the actions that are taken.
+    """
+    apart = prices - prices[taken][:, None]  # [N, k]
+    knobs = (scores.gather(1, taken[:, None]) - scores) / apart
+    if not bool(scores.isfinite().all()):
+        return torch.full((1,), torch.nan, dtype=torch.float64)
+    up = knobs.masked_fill(apart <= 0, torch.inf).amin(1)
+    down = knobs.masked_fill(apart >= 0, -torch.inf).amax(1)
+    found = torch.cat([up, down])
+    return found[found.isfinite()]
 
 
 def _parting(values: Tensor) -> float | None:
