@@ -272,7 +272,7 @@ def test_neither_moments_nor_decisions_are_rounded_by_autocast() -> None:
 
     task = toy_task()
     controller = Controller(task.chain.channels, 4)
-    module = ServingForward(task.chain, Greedily(controller, None, dealt=False), ())
+    module = ServingForward(task.chain, Greedily(controller, None, dealt=False), (1.0,))
     seen: list[torch.dtype] = []
     step = controller.step
 

@@ -18,8 +18,11 @@ from autoprune.errors import EnvError, SettingsError, StudyError, UnknownNameErr
 from autoprune.runtime import RuntimePrunedNetwork
 from autoprune.search.runtime import Greedy, RuntimeSettings, Store, judge, train_runtime
 from autoprune.search.runtime.agents import Agent
+from autoprune.search.runtime.baselines import even_rows
 from autoprune.search.runtime.explaining import rank_correlation
 from autoprune.search.runtime.memory import EpisodeMemory
+from autoprune.search.runtime.settings import PATHS
+from autoprune.search.runtime.training import _Course
 from autoprune.search.runtime.vecenv import RuntimeVecEnv
 from autoprune.tensors import named_tensors
 
@@ -98,6 +101,17 @@ def test_a_stopped_training_ends_as_a_straight_one(agent: str, tmp_path: Path) -
     assert len(list((tmp_path / "stopped" / "checkpoint").glob("*.safetensors"))) == 1
     with pytest.raises(StudyError, match=r"penalty: -0\.1 there, -0\.2 here"):
         train_runtime(toy_task(), RuntimeSettings(agent=agent, penalty=-0.2, **TINY), folder=tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("path", list(PATHS))
+def test_the_backbone_is_prepared_along_the_path_that_is_named(path: str) -> None:
+    task = toy_task()
+    course = _Course(task, RuntimeSettings(path=path, **TINY), None)
+    expected = even_rows(task.chain) if path == "even" else toy_path(task).rows
+    assert torch.equal(course.backbone.path.rows, expected)
+    controller = course.agent.controller()
+    costs = task.chain.macs(expected) + controller.macs(task.chain.reads(expected))
+    assert torch.equal(course.backbone.path.shares, costs.double() / task.chain.dense_macs)
 
 
 def test_what_is_trained_is_stored_and_the_process_is_left_as_it_was(tmp_path: Path) -> None:
@@ -181,6 +195,7 @@ BAD = [
     ({"penalty": 0.1}, SettingsError, "penalty must be a number of at most 0"),
     ({"penalty": float("nan")}, SettingsError, "penalty must be a number of at most 0"),
     ({"agent": "sarsa"}, UnknownNameError, "unknown agent 'sarsa'"),
+    ({"path": "odd"}, UnknownNameError, "unknown path 'odd'"),
     ({"rounds": 0}, SettingsError, "rounds must be a whole number from 1 on"),
     ({"epsilon": 1.5}, SettingsError, "epsilon must be a number from 0 on and at most 1"),
     ({"finetune_lr": -1.0}, SettingsError, "lr must be a number above 0"),

@@ -15,6 +15,7 @@ from runtime_toy import GROUPS, toy_path, toy_task
 from torch import nn
 
 from autoprune.errors import ChainError
+from autoprune.runtime import Controller
 from autoprune.search.runtime.backbone import Along
 from autoprune.search.runtime.judging import Table, judge
 from autoprune.search.runtime.path_losses import Curve, Losses
@@ -64,6 +65,28 @@ def test_the_least_harmful_stage_becomes_narrow_first() -> None:
 def test_rows_that_do_not_grow_are_refused(rows: list[list[int]]) -> None:
     with pytest.raises(ChainError, match="a path must grow"):
         WidthPath(toy_task(6).chain, torch.tensor(rows))
+
+
+@pytest.mark.parametrize("size", [1, 8, 64])
+def test_shares_count_what_decisions_cost(size: int) -> None:
+    chain, _, _ = zoo("vgg11_bn")
+    controller = Controller(chain.channels, chain.groups, code=size, hidden=size)
+    path = WidthPath.even(chain, controller.macs)
+    costs = chain.macs(path.rows) + controller.macs(chain.reads(path.rows))
+    assert torch.equal(path.shares, costs.double() / chain.dense_macs)
+    assert torch.equal(path.taken(path.shares), path.rows)
+    low, high = path.reached((0.5, 1.0))
+    assert low == 0.5
+    assert path.row(high).tolist() == [chain.groups] * len(chain.stages)
+    assert WidthPath.even(chain).reached((0.5, 1.0)) == (0.5, 1.0)
+
+
+def test_even_widths_differ_by_one_group_at_most() -> None:
+    chain, _, _ = zoo("vgg11_bn")
+    path = WidthPath.even(chain)
+    assert int((path.rows.amax(1) - path.rows.amin(1)).max()) == 1
+    assert len(path.rows) == 1 + (chain.groups - 1) * len(chain.stages)
+    assert bool((path.rows.diff(dim=0).sum(1) == 1).all())
 
 
 def test_training_goes_along_the_path() -> None:

@@ -194,8 +194,13 @@ class Controller(nn.Module):
         Args:
             reads: int64 ``[N, m]``, how many channels of what enters each stage are there.
         """
-        stage = 3 * self.hidden * (self.code + self.hidden) + self.hidden * (self.groups + 1)
-        return reads.sum(1) * self.code + len(self.channels) * stage
+        return decision_macs(reads, self.groups, self.code, self.hidden)
+
+
+def decision_macs(reads: Tensor, groups: int, code: int, hidden: int) -> Tensor:
+    """:meth:`Controller.macs` of any controller of that size, int64 ``[N]``."""
+    stage = 3 * hidden * (code + hidden) + hidden * (groups + 1)
+    return reads.sum(1) * code + reads.shape[1] * stage
 
 
 def composed(decoded: Tensor, offsets: Tensor, paid: Tensor, reliance: Tensor) -> Tensor:

@@ -60,6 +60,11 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
     clip: Number = option(0.2, "Largest change of a probability ratio (recurrent_ppo).", panel="Controller", gt=0)
     entropy: Number = option(0.01, "Weight of the entropy bonus (recurrent_ppo).", panel="Controller", ge=0)
     rounds: Whole = option(3, "Rounds of controller and backbone.", panel="Backbone", ge=1)
+    path: Literal["measured", "even"] = option(
+        "measured",
+        "Which widths go together: those of least measured loss, or even ones (try them where the network is small).",
+        panel="Backbone",
+    )
     prepare_steps: Whole = option(
         200, "Steps of the backbone before the first round, along a path of widths.", panel="Backbone", ge=0
     )
@@ -78,8 +83,8 @@ class RuntimeTrainSettings(BasePart, ChainPart, RunPart):
     distill_temperature: Number = option(4.0, "Temperature of those outputs.", panel="Backbone", gt=0)
     serve: tuple[Number, ...] = option(
         (0.3, 0.5, 0.7, 1.0),
-        "Shares of the dense MACs, growing, that the knob is to give; each batch of the backbone is trained at the "
-        "first and between each two of them.",
+        "Shares of the dense MACs, growing, decisions included, that the knob is to give; each batch of the backbone "
+        "is trained at the first and between each two of them.",
         panel="Backbone",
         metavar="SHARE",
     )

@@ -97,14 +97,14 @@ class ServingForward(nn.Module):
     Args:
         chain: trained.
         serving: decides.
-        serve: growing shares of the dense multiply-accumulates. Each sample goes through the network at the first, and
-            once between each two of them, at a share that is drawn from torch's generator.
+        serve: growing shares of the dense multiply-accumulates, at least one. Each sample goes through the network at
+            the first, and once between each two of them, at a share that is drawn from torch's generator.
     """
 
     def __init__(self, chain: Chain, serving: Serving, serve: Sequence[float]) -> None:
         super().__init__()
         self.chain = chain
-        self._serving, self._serve = serving, torch.tensor(serve or (1.0,), dtype=torch.float64)
+        self._serving, self._serve = serving, torch.tensor(serve, dtype=torch.float64)
 
     @property
     def passes(self) -> int:
@@ -179,7 +179,7 @@ class Backbone:
         return self.table(controller) if self.settings.serve else None
 
     def _train(self, serving: Serving, until: int) -> float:
-        s, module = self.settings, ServingForward(self.chain, serving, self.settings.serve)
+        s, module = self.settings, ServingForward(self.chain, serving, self._serve)
         self.chain.backbone.requires_grad_(True)
         named: dict[str, Any] = {"seed": derive(s.seed, "backbone"), "augment": self.data.augment}
         loop = ServingLoop(module, self.data.train, s.finetune, teacher=self.teacher, **named)
@@ -196,7 +196,7 @@ class Backbone:
         """Statistics of norms as samples really come there: of the widths that are run from the least share that is
         served to the largest, so that they hold at every knob in between. Which sample comes with which widths is drawn
         anew, see :class:`Greedily`."""
-        split, serve = self._settling, self.settings.serve or (1.0,)
+        split, serve = self._settling, self._serve
         ends = torch.linspace(0, len(split), min(_PARTS, len(split)) + 1).long().tolist()
         with seeded(self.settings.seed, "settling", turn):
             within = (torch.arange(len(ends) - 1) + torch.rand(len(ends) - 1, dtype=torch.float64)) / (len(ends) - 1)
@@ -205,6 +205,10 @@ class Backbone:
             judged = [judge(self.chain, p, _At(serving, s)) for p, s in zip(parts, shares, strict=True)]
             actions = torch.cat([j.actions for j in judged])[torch.randperm(len(split))]
         recalibrate(self.chain, split.inputs(slice(0, len(split))), actions)
+
+    @property
+    def _serve(self) -> tuple[float, ...]:
+        return self.path.reached(self.settings.serve or (1.0,))
 
     @property
     def _settling(self) -> Split:

@@ -50,7 +50,7 @@ class Passed:
 def passed(
     chain: Chain, split: Split, path: WidthPath, least: float, middle: Tensor, worth: Tensor, *, count: int, batch: int
 ) -> Passed:
-    """Run ``count`` samples at shares from ``least`` to 1 of the multiply-accumulates, drawn from torch's generator.
+    """Run ``count`` samples at shares from ``least`` to the most of the path, drawn from torch's generator.
 
     Args:
         chain: the network.
@@ -62,13 +62,13 @@ def passed(
         count: samples, each of them again only after all others, and at most eight times.
         batch: that go through the network together.
     """
-    stage = torch.arange(len(chain.stages))
+    stage, most = torch.arange(len(chain.stages)), float(path.shares[-1])
     order = torch.cat([torch.randperm(len(split)) for _ in range(min(-(-count // len(split)), _DRAWS))])[:count]
     distinct, common = order[: len(split)], torch.zeros(len(split), dtype=torch.float64)
     common[distinct] = error(judge(chain, split.subset(distinct), Table(middle)).losses)
     found: list[tuple[Tensor, ...]] = []
     for index in torch.split(order, batch):
-        actions = path.taken(least + (1 - least) * torch.rand(len(index), dtype=torch.float64))
+        actions = path.taken(least + (most - least) * torch.rand(len(index), dtype=torch.float64))
         x, y = split.inputs(index), split.y[index].cpu()
         walk, pooled = chain.begin(x), []
         while not walk.done:

@@ -17,7 +17,7 @@ from autoprune.search.runtime.agents import Agent
 from autoprune.search.runtime.backbone import Backbone
 from autoprune.tensors import named_tensors, put_tensors, read_tensors, write_tensors
 
-STATE, VERSION = "state.json", 5
+STATE, VERSION = "state.json", 6
 _COUNTERS = ("num_timesteps", "_n_updates", "_n_calls")
 
 

@@ -110,8 +110,8 @@ class RuntimeDQN(DQN):
         size, k = len(observation), int(self.action_space.n)  # type: ignore[attr-defined]
         if self._widths is None or len(self._widths) != size or not observation[:, -1].any():
             assert self.path is not None
-            least = float(self.path.shares[0])
-            self._widths = self.path.at(torch.from_numpy(np.random.uniform(least, 1.0, size))).numpy()
+            least, most = float(self.path.shares[0]), float(self.path.shares[-1])
+            self._widths = self.path.at(torch.from_numpy(np.random.uniform(least, most, size))).numpy()
             self._knobs = self.penalty * (np.random.lognormal(0.0, _SWING, size) - 1)
         chance, widths = np.random.random(size), self._widths[:, int(observation[0, -1])]
         actions = np.where(chance < self.exploration_rate, self._random(widths, k), self._greedy(observation))

@@ -15,6 +15,11 @@ AGENTS = {
     "dqn": "deep Q-learning (V. Mnih et al., Human-Level Control through Deep Reinforcement Learning, 2015)",
     "recurrent_ppo": "proximal policy optimisation with a recurrent policy (J. Schulman et al., 2017)",
 }
+PATHS = {
+    "measured": "at each step the stage becomes wider that costs least loss for its multiply-accumulates, measured "
+    "before training",
+    "even": "all stages as even as can be",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +47,17 @@ class RuntimeSettings:
         epsilon: share of random actions at the end of exploration, which starts with 1 (``dqn``).
         exploration: part of all episodes in which that share falls (``dqn``).
         epochs, clip, entropy: passes over a batch, largest change of a ratio, weight of the bonus (``recurrent_ppo``).
-        prepare_steps: steps of the backbone before the first round, along a path of widths.
+        path: of widths that the backbone is trained along before the first round, a key of :data:`PATHS`. Difficult
+            samples go further along it than easy ones.
+        prepare_steps: steps of the backbone before the first round.
         finetune_steps: steps of the backbone in a round; 0 leaves it as it is.
         finetune_lr, finetune_batch_size, finetune_weight_decay, finetune_optimizer, finetune_precision: as of
             :class:`autoprune.train_loop.FinetuneSettings`; the rate falls over all rounds.
         finetune_clip_norm: longest gradient; ``None`` for any.
         distill_weight: share of the backbone's loss that follows the outputs of the network that was given.
         distill_temperature: of these outputs.
-        serve: growing shares of the dense multiply-accumulates that the knob is to give. Each batch of the backbone is
-            trained at the first and once between each two of them. Empty for the knob 0 alone.
+        serve: growing shares of the dense multiply-accumulates, decisions included, that the knob is to give. Each
+            batch of the backbone is trained at the first and once between each two of them. Empty for the knob 0 alone.
         seed: of everything random.
 
     Raises:
@@ -77,6 +84,7 @@ class RuntimeSettings:
     epochs: int = 4
     clip: float = 0.2
     entropy: float = 0.01
+    path: str = "measured"
     prepare_steps: int = 200
     finetune_steps: int = 200
     finetune_lr: float = 0.01
@@ -93,6 +101,7 @@ class RuntimeSettings:
     def __post_init__(self) -> None:
         one_of("agent", self.agent, tuple(AGENTS))
         one_of("price", self.price, PRICES)
+        one_of("path", self.path, tuple(PATHS))
         for name in ("rounds", "episodes", "envs", "code", "hidden", "batch_size", "updates", "memory", "target_every"):
             whole(name, getattr(self, name), 1)
         whole("epochs", self.epochs, 1)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 from autoprune.envs.runtime_task import check_finite
 from autoprune.files import write_text
 from autoprune.runtime import RuntimePrunedNetwork, calibrate, save_runtime, settle
+from autoprune.runtime.controller import decision_macs
 from autoprune.search.runtime.difficulty import fit, passed
 from autoprune.search.runtime.judging import Greedy, Table, judge
 from autoprune.search.runtime.settings import RuntimeSettings
@@ -117,7 +119,7 @@ class _Course:
             alpha=settings.alpha or 1.0,
             autoreset_mode="SameStep",
         )
-        path = WidthPath.of_least_harm(task.chain, task.data.calibration)
+        path = _path(task, settings)
         self.vec_env = RuntimeVecEnv(self.envs)
         self.agent: Agent = Agent(settings, self.vec_env, task.chain, path, derive(settings.seed, "agent"))
         self.backbone: Backbone = Backbone(task.chain, task.data, settings, path)
@@ -212,6 +214,15 @@ class _Course:
         keep(self.folder / CHECKPOINT, facts, self.agent, self.backbone)
         write_text(self.folder / LOG, "".join(json.dumps(line) + "\n" for line in self.log))
         curves(self.log, self.folder / CURVES)
+
+
+def _path(task: RuntimeTask, settings: RuntimeSettings) -> WidthPath:
+    """Whose shares count what a controller of these settings costs."""
+    size = {"groups": task.chain.groups, "code": settings.code, "hidden": settings.hidden}
+    decisions = partial(decision_macs, **size)
+    if settings.path == "even":
+        return WidthPath.even(task.chain, decisions)
+    return WidthPath.of_least_harm(task.chain, task.data.calibration, decisions=decisions)
 
 
 @torch.no_grad()

@@ -1,8 +1,12 @@
-"""Which widths of the stages go together: a path from the least to the whole network along which little is lost."""
+"""Which widths of the stages go together: a path from the least to the whole network along which little is lost.
+
+What is lost is measured before the network is trained at any width. Where training mends most of it, as on small
+networks, even widths can be the better path.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -13,11 +17,14 @@ from autoprune.data import Split
 from autoprune.errors import ChainError
 from autoprune.evaluation import checked_logits
 from autoprune.runtime import Chain
+from autoprune.search.runtime.baselines import even_rows
 from autoprune.search.runtime.judging import Table, judge
 from autoprune.search.runtime.path_losses import LEAST, Curve, Losses
 
 _SAMPLES = 512  # that losses are measured on
 _MEASURED, _ROWS = 2048, 9  # samples and rows that say what is lost along the path
+
+Decisions = Callable[[Tensor], Tensor]  # channels that each stage reads, int64 [N, m] -> multiply-accumulates, [N]
 
 
 class WidthPath:
@@ -25,16 +32,17 @@ class WidthPath:
 
     Attributes:
         rows: int64 ``[R, m]``, action 1 everywhere first, all groups last.
-        shares: ``[R]`` float64, their multiply-accumulates over the dense network's.
+        shares: ``[R]`` float64, their multiply-accumulates, decisions included, over the dense network's.
     """
 
-    def __init__(self, chain: Chain, rows: Tensor) -> None:
-        """``rows`` in any order.
+    def __init__(self, chain: Chain, rows: Tensor, decisions: Decisions | None = None) -> None:
+        """``rows`` in any order; without ``decisions`` these cost nothing.
 
         Raises:
             ChainError: rows that do not grow from the least to the whole network.
         """
-        shares = chain.macs(rows).double() / chain.dense_macs
+        self._chain, self._decisions = chain, decisions
+        shares = self.share(rows)
         order = shares.argsort(stable=True)
         self.rows, self.shares = rows[order], shares[order]
         ends = (int(self.rows[0].max()), int(self.rows[-1].min()))
@@ -42,7 +50,14 @@ class WidthPath:
             raise ChainError("a path must grow from action 1 everywhere to all groups, stage by stage")
 
     @classmethod
-    def of_least_harm(cls, chain: Chain, split: Split, samples: int = _SAMPLES) -> WidthPath:
+    def even(cls, chain: Chain, decisions: Decisions | None = None) -> WidthPath:
+        """All stages as even as can be: one is raised at a time, the next one far from it."""
+        return cls(chain, even_rows(chain), decisions)
+
+    @classmethod
+    def of_least_harm(
+        cls, chain: Chain, split: Split, samples: int = _SAMPLES, *, decisions: Decisions | None = None
+    ) -> WidthPath:
         """From the whole network down, each time what adds the least loss for the multiply-accumulates it saves.
 
         The loss that a stage adds is measured with all others whole, as in H. Li et al., "Pruning Filters for Efficient
@@ -57,7 +72,18 @@ class WidthPath:
         while max(row) > 1:
             row = _down(chain, harm, row)
             rows.append(row)
-        return cls(chain, torch.tensor(rows))
+        return cls(chain, torch.tensor(rows), decisions)
+
+    def reached(self, shares: Sequence[float]) -> tuple[float, ...]:
+        """``shares`` with 1 for all groups, whatever decisions cost on top."""
+        return tuple(share if share < 1 else float(self.shares[-1]) for share in shares)
+
+    def share(self, rows: Tensor) -> Tensor:
+        """Multiply-accumulates of ``rows`` ``[N, m]``, decisions included, over the dense ones, ``[N]`` float64."""
+        macs = self._chain.macs(rows)
+        if self._decisions is not None:
+            macs = macs + self._decisions(self._chain.reads(rows))
+        return macs.double() / self._chain.dense_macs
 
     def at(self, shares: Tensor) -> Tensor:
         """Widths ``[N, m]`` at ``shares`` ``[N]``, float64 between whole actions; beyond its ends the path stays."""
@@ -83,12 +109,11 @@ class WidthPath:
                 only those at the end of the path are.
             samples: of the split.
         """
-        begin = min(max(float(self.shares[0]), least), 1.0)
-        rows = self.taken(torch.linspace(begin, 1.0, _ROWS, dtype=torch.float64))
+        begin = min(max(float(self.shares[0]), least), float(self.shares[-1]))
+        rows = self.taken(torch.linspace(begin, float(self.shares[-1]), _ROWS, dtype=torch.float64))
         few = split.subset(slice(0, samples))
         first, *found = (judge(chain, few, Table(row)).losses for row in (self.rows[0], *rows))
-        shares = chain.macs(rows).double() / chain.dense_macs
-        return Losses(float(self.shares[0]), first, begin, shares, torch.stack(found))
+        return Losses(float(self.shares[0]), first, begin, self.share(rows), torch.stack(found))
 
     def worth(self, curve: Curve, prices: Sequence[float]) -> Tensor:
         """``[m, k]`` float64: the loss that each action of a stage adds on average, 0 for all groups.
