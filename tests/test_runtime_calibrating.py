@@ -62,3 +62,18 @@ def test_rows_are_found_that_lie_in_a_thousandth_of_the_knobs() -> None:
     rows = torch.tensor([[1, 1], [2, 1], [2, 2], [3, 2], [3, 3], [4, 3], [4, 4]])
     expected = (chain.macs(rows) + controller.macs(chain.reads(rows))).double() / chain.dense_macs
     assert [row.share for row in table.rows] == pytest.approx(expected.tolist())
+
+
+def test_rows_lie_next_to_the_shares_that_are_asked_for() -> None:
+    task = toy_task(40)
+    torch.manual_seed(1)
+    network = RuntimePrunedNetwork(task.chain, Controller(task.chain.channels, GROUPS).requires_grad_(False))
+    ends = calibrate(network, task.data.validation, rows=2)
+    length = ends.most - ends.least
+    wanted = [ends.least + part * length for part in (0.3, 0.55, 0.7)]
+
+    def farthest(shares: list[float]) -> float:
+        rows = calibrate(network, task.data.validation, rows=5, shares=shares).rows
+        return max(min(abs(row.share - share) for row in rows) for share in wanted) / length
+
+    assert farthest(wanted) < 0.02 < 0.05 < farthest([])

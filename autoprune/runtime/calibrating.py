@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -19,11 +19,17 @@ from autoprune.runtime.table import KnobRow, KnobTable, growing
 from autoprune.runtime.walk import Walk
 
 _DOUBLINGS = 8  # of the distance that is added to what the scores ask for, until rounding has no part in it
+_TIMES = 2  # that a row is put where those so far say a share is
 _CLOSE = 0.02  # of the dense network's multiply-accumulates: rows nearer than this need none between them
 
 
 def calibrate(
-    network: RuntimePrunedNetwork, split: Split, *, rows: int = 25, batch_size: int | None = None
+    network: RuntimePrunedNetwork,
+    split: Split,
+    *,
+    rows: int = 25,
+    batch_size: int | None = None,
+    shares: Sequence[float] = (),
 ) -> KnobTable:
     """Measure what the knob gives on ``split`` (validation), store the table in ``network`` and return it.
 
@@ -35,6 +41,7 @@ def calibrate(
         split: samples that the network was not trained on.
         rows: most rows, at least 2; each costs a pass over the samples.
         batch_size: samples in one forward pass; by default what suits the device.
+        shares: of the dense multiply-accumulates that rows are put next to beside these, two for each.
 
     Raises:
         ChainError: no samples, or scores that are not finite.
@@ -48,6 +55,9 @@ def calibrate(
         found = [sweep.end(1), sweep.end(network.chain.groups)]
         while len(found) < rows and (middle := sweep.between(found)) is not None:
             found = sorted([*found, sweep.row(middle)], key=lambda row: row.knob)
+        for share in [share for share in shares for _ in range(_TIMES)]:
+            table = KnobTable(growing(found), len(split))
+            found.append(sweep.row(table.knob(table.within(share))))
     finally:
         network.knob = before
     network.table = KnobTable(growing(found), len(split))

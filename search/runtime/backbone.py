@@ -215,9 +215,9 @@ class Backbone:
         return self.data.calibration.subset(slice(0, _SETTLED))
 
     def table(self, controller: Controller) -> KnobTable:
-        """What the knob of a controller gives, roughly."""
+        """What the knob of a controller gives, measured next to the shares that are to be served."""
         few = self.data.validation.subset(slice(0, _MEASURED))
-        return calibrate(RuntimePrunedNetwork(self.chain, controller), few, rows=_ROWS)
+        return calibrate(RuntimePrunedNetwork(self.chain, controller), few, rows=_ROWS, shares=self.settings.serve)
 
     def trust(self, controllers: Mapping[float, Controller]) -> float:
         """The key of the controller that is right most often at the shares that are to be served.
