@@ -218,8 +218,7 @@ class _Course:
 
 def _path(task: RuntimeTask, settings: RuntimeSettings) -> WidthPath:
     """Whose shares count what a controller of these settings costs."""
-    size = {"groups": task.chain.groups, "code": settings.code, "hidden": settings.hidden}
-    decisions = partial(decision_macs, **size)
+    decisions = partial(decision_macs, groups=task.chain.groups, code=settings.code, hidden=settings.hidden)
     if settings.path == "even":
         return WidthPath.even(task.chain, decisions)
     return WidthPath.of_least_harm(task.chain, task.data.calibration, decisions=decisions)
