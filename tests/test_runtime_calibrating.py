@@ -77,3 +77,15 @@ def test_rows_lie_next_to_the_shares_that_are_asked_for() -> None:
         return max(min(abs(row.share - share) for row in rows) for share in wanted) / length
 
     assert farthest(wanted) < 0.02 < 0.05 < farthest([])
+
+
+def test_a_row_says_what_the_network_does_at_its_knob() -> None:
+    task = toy_task(40)
+    torch.manual_seed(1)
+    network = RuntimePrunedNetwork(task.chain, Controller(task.chain.channels, GROUPS).requires_grad_(False))
+    data = task.data.validation
+    for row in calibrate(network, data, rows=7).rows:
+        network.knob = row.knob
+        run = network.run(data.inputs())
+        assert row.macs == pytest.approx(float((run.macs + run.controller_macs).double().mean()))
+        assert row.accuracy == pytest.approx(float((run.logits.argmax(1) == data.y).double().mean()))

@@ -57,7 +57,9 @@ def calibrate(
             found = sorted([*found, sweep.row(middle)], key=lambda row: row.knob)
         for share in [share for share in shares for _ in range(_TIMES)]:
             table = KnobTable(growing(found), len(split))
-            found.append(sweep.row(table.knob(table.within(share))))
+            knob = table.knob(table.within(share))
+            if all(row.knob != knob for row in found):
+                found.append(sweep.row(knob))
     finally:
         network.knob = before
     network.table = KnobTable(growing(found), len(split))
@@ -126,8 +128,6 @@ class _Sweep:
     def _bound(self, action: int) -> tuple[float, float]:
         """(the knob from which on ``action`` scores best wherever it was taken before, what rounding may change)."""
         knobs = torch.cat([changes for _, changes, _ in self._passes(action)])
-        if not bool(knobs.isfinite().all()):
-            raise ChainError("the controller's scores are not finite; train it before the knob is calibrated")
         bound = float(knobs.max() if action > 1 else knobs.min())
         return bound, 1e-6 * max(abs(bound), float(knobs.abs().max()), 1e-6)
 
@@ -142,7 +142,7 @@ class _Sweep:
             macs += int(chain.macs(walk.actions).sum())
             own += int(controller.macs(chain.reads(walk.actions)).sum())
             found.append(changes)
-        self._changes[knob] = torch.cat(found).sort().values
+        self._changes[knob] = torch.cat(found)
         size = len(self._samples)
         total = (macs + own) / size
         return KnobRow(knob, total, total / chain.dense_macs, own / size, right / size)
@@ -161,6 +161,8 @@ class _Sweep:
             while not walk.done:
                 scores, state = controller.step(walk.stage, walk.pooled, state)
                 own, prices = scores.double().cpu(), self._prices[walk.stage]
+                if not bool(own.isfinite().all()):
+                    raise ChainError("the controller's scores are not finite; train it before the knob is calibrated")
                 taken = (own + biases[walk.stage]).argmax(1) if action is None else torch.full((len(x),), action - 1)
                 changes.append(_next(own, prices, taken))
                 walk = walk.step(taken + 1)
@@ -188,8 +190,6 @@ def _next(scores: Tensor, prices: Tensor, taken: Tensor) -> Tensor:
     """
     apart = prices - prices[taken][:, None]  # [N, k]
     knobs = (scores.gather(1, taken[:, None]) - scores) / apart
-    if not bool(scores.isfinite().all()):
-        return torch.full((1,), torch.nan, dtype=torch.float64)
     up = knobs.masked_fill(apart <= 0, torch.inf).amin(1)
     down = knobs.masked_fill(apart >= 0, -torch.inf).amax(1)
     found = torch.cat([up, down])

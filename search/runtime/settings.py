@@ -16,8 +16,8 @@ AGENTS = {
     "recurrent_ppo": "proximal policy optimisation with a recurrent policy (J. Schulman et al., 2017)",
 }
 PATHS = {
-    "measured": "at each step the stage becomes wider that costs least loss for its multiply-accumulates, measured "
-    "before training",
+    "measured": "from the whole network down, each time the stage becomes narrower that adds the least loss for what "
+    "it saves, measured before training",
     "even": "all stages as even as can be",
 }
 
